@@ -1,0 +1,52 @@
+# Every target is one line that also works by hand. `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint types imports faults peers bench bench-receive wheel format lock
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+
+$(STAMP): requirements/torch-cpu.txt requirements/dev.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/torch-cpu.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+setup: $(STAMP) ## create .venv and install everything, locked
+
+demo: $(STAMP) ## a scanner's send, the analysis and the way back to a PACS, on loopback (DIR=folder for your own DICOM)
+	$(BIN)/python -m tests.demo $(if $(DIR),--dir "$(DIR)")
+
+test: $(STAMP) ## the whole suite; peers that are not installed are skipped with the install line
+	$(BIN)/pytest
+
+lint: $(STAMP) ## ruff: format and rules
+	$(BIN)/ruff format --check . && $(BIN)/ruff check .
+
+types: $(STAMP) ## mypy --strict
+	$(BIN)/mypy && $(BIN)/mypy tests
+
+imports: $(STAMP) ## which way imports point
+	$(BIN)/lint-imports
+
+check: lint types imports test ## what a change must pass
+
+faults: $(STAMP) ## the long crash and fault trials
+	$(BIN)/pytest -m faults
+
+peers: $(STAMP) ## only the tests against Orthanc, dcmtk, dicom3tools
+	$(BIN)/pytest -m peer
+
+format: $(STAMP) ## rewrite in house form
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+wheel: $(STAMP) ## build sdist and wheel
+	$(BIN)/python -m build --no-isolation
+
+lock: $(STAMP) ## renew requirements/*.lock
+	cd requirements && for f in run dev; do ../$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --unsafe-package torch --no-emit-index-url --no-emit-find-links --no-emit-trusted-host -o $$f.lock $$f.in; done
