@@ -49,4 +49,4 @@ wheel: $(STAMP) ## build sdist and wheel
 	$(BIN)/python -m build --no-isolation
 
 lock: $(STAMP) ## renew requirements/*.lock
-	cd requirements && for f in run dev; do ../$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --unsafe-package torch --no-emit-index-url --no-emit-find-links --no-emit-trusted-host -o $$f.lock $$f.in; done
+	cd requirements && for f in run dev; do ../$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --unsafe-package torch --no-emit-index-url --no-emit-find-links --no-emit-trusted-host -o $$f.lock $$f.in && sed -i "/^# The following packages are considered/,$$ d" $$f.lock; done
