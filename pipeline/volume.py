@@ -60,11 +60,13 @@ class Volume:
 
     voxels: float32 [slice, row, column], rescaled to the modality's units, finite.
     sources: one entry per slice, None where the slice was missing and interpolated; empty for NIfTI.
+    warnings: what the reader had to mend, in words.
     """
 
     voxels: FloatMap
     grid: Grid
     sources: tuple[SliceSource | None, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Arrays never travel without their own grid."""
