@@ -1,0 +1,84 @@
+"""Fixtures for all tests: data beside the checkout, free ports, waiting on conditions, programs from outside."""
+
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+WaitUntil = Callable[..., None]
+FreePort = Callable[[], int]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder `shared/data` beside the checkout; skips where it is absent."""
+    path = CHECKOUT.parent / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip("no data: the folder shared/data beside the checkout is absent")
+    return path
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A TCP port of loopback that nobody listens on just now."""
+    return _free_port()
+
+
+@pytest.fixture
+def free_ports() -> FreePort:
+    """The same for tests that need several: each call gives another port."""
+    return _free_port
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def wait_until() -> WaitUntil:
+    """Waits on a condition: `wait_until(lambda: queue.depth() == 0, limit_s=5)`; fails the test at the limit."""
+
+    def wait(condition: Callable[[], object], limit_s: float = 10.0, what: str = "") -> None:
+        deadline = time.monotonic() + limit_s
+        while not condition():
+            if time.monotonic() > deadline:
+                pytest.fail(f"not within {limit_s} s: {what or 'the awaited condition'}")
+            time.sleep(0.01)  # the one place of the suite that polls
+
+    return wait
+
+
+APT_PACKAGES = {
+    "storescu": "dcmtk",
+    "storescp": "dcmtk",
+    "echoscu": "dcmtk",
+    "dcmdump": "dcmtk",
+    "dcmconv": "dcmtk",
+    "Orthanc": "orthanc",
+    "dciodvfy": "dicom3tools",
+    "dcentvfy": "dicom3tools",
+    "strace": "strace",
+    "systemd-analyze": "systemd",
+}
+RequirePeer = Callable[[str], str]
+
+
+@pytest.fixture(scope="session")
+def requires_peer() -> RequirePeer:
+    """`requires_peer("storescu")`: the program's path; skips with the install line where it is absent."""
+
+    def require(program: str) -> str:
+        found = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin:/sbin")
+        if found is None:
+            pytest.skip(f"{program} is not installed: apt-get install {APT_PACKAGES[program]}")
+        return found
+
+    return require
