@@ -1,0 +1,101 @@
+"""`serve`, `gateway`, `dispatcher`, `worker`: the processes that stay."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import structlog
+import typer
+
+from anomalyd.daemon.commands.options import ConfigOption
+from anomalyd.daemon.logs import configure_logging
+from anomalyd.daemon.settings import Settings, load_settings
+from anomalyd.errors import AnomalydError
+
+EXIT_INTERNAL = 70
+PRIVATE_UMASK = 0o077
+RunRole = Callable[[Settings, threading.Event], int]
+log = structlog.get_logger()
+
+
+def gateway(config: ConfigOption = None) -> None:
+    """Receive: C-ECHO and C-STORE, durable before they are acknowledged."""
+    settings = _prepare("gateway", config)
+    from anomalyd.daemon.gateway.run import run_gateway
+
+    _run(run_gateway, settings)
+
+
+def dispatcher(config: ConfigOption = None) -> None:
+    """Decide: close series, choose, queue, deliver, clean up."""
+    settings = _prepare("dispatcher", config)
+    from anomalyd.daemon.dispatcher.run import run_dispatcher
+
+    _run(run_dispatcher, settings)
+
+
+def worker(config: ConfigOption = None) -> None:
+    """Compute: take jobs from the queue, write results."""
+    settings = _prepare("worker", config)
+    from anomalyd.daemon.worker.run import run_worker
+
+    _run(run_worker, settings)
+
+
+def serve(config: ConfigOption = None) -> None:
+    """All three roles as children of one process, restarted when they die: laptop and container."""
+    from anomalyd.daemon.supervise import supervise
+
+    settings = _prepare("serve", config)
+    raise typer.Exit(supervise(_children(config), _stop_on_signal(), settings.daemon.gateway.drain))
+
+
+def _children(config: Path | None) -> dict[str, list[str]]:
+    """The command of each role: this interpreter, this configuration."""
+    options = [] if config is None else ["--config", str(config.absolute())]
+    module = [sys.executable, "-m", "anomalyd.daemon.cli"]
+    return {role: [*module, role, *options] for role in ("gateway", "dispatcher", "worker")}
+
+
+def _prepare(role: str, config: Path | None) -> Settings:
+    """Configuration and log, before anything of the role is imported."""
+    settings = load_settings(config)
+    configure_logging(role, settings.daemon.log.level, settings.daemon.log.format)
+    os.umask(PRIVATE_UMASK)
+    return settings
+
+
+def _run(run: RunRole, settings: Settings) -> None:
+    """One role until SIGTERM or SIGINT; an error it does not handle is logged with its place and ends it with 70."""
+    try:
+        code = run(settings, _stop_on_signal())
+    except AnomalydError as exc:
+        log.exception("role.ended", reason=str(exc))
+        raise
+    except Exception:
+        log.exception("role.crashed")
+        code = EXIT_INTERNAL
+    raise typer.Exit(code)
+
+
+def _stop_on_signal() -> threading.Event:
+    """Set by SIGTERM and SIGINT."""
+    stop = threading.Event()
+
+    def set_stop(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, set_stop)
+    return stop
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    for command in (serve, gateway, dispatcher, worker):
+        app.command(rich_help_panel="Run")(command)
