@@ -1,0 +1,195 @@
+"""The segment log's one writer: the gateway's (GATEWAY 4). One `writev` and one `fdatasync` make a group durable.
+
+Order on disk: a new segment is created and its name made durable before the first record in it is acknowledged.
+After a failed write or flush the segment is closed for ever: what a second fsync says about it cannot be trusted.
+"""
+
+import fcntl
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from anomalyd.errors import Transient
+from anomalyd.storage.crash import crash_point
+from anomalyd.storage.records import Buffer, NewRecord, Place, Record, SpilledData
+from anomalyd.storage.segments import FIRST_SEGMENT, Damage, SegmentLog, sync_directory
+
+SEGMENT_BYTES: Final = 256 * 1024 * 1024
+_IOV_MAX: Final = 1024  # Linux, limits.h
+_COPY_BYTES: Final = 1 << 20
+_LOCK_RETRY_S: Final = 0.5
+
+
+class LogWriteFailed(Transient):
+    """The log could not be written or flushed; nothing of the group may be acknowledged."""
+
+    def __init__(self, segment: int, reason: OSError) -> None:
+        self.segment = segment
+        super().__init__(f"segment {segment}: {os.strerror(reason.errno or 0)}; look at the disk below storage.root")
+
+
+class SegmentWriter:
+    """Appends to the log below `root`. Not thread-safe: one committer thread uses it.
+
+    Order of use: `lock`, `recover` (to its end), then `append`; `close` last.
+    """
+
+    def __init__(self, root: Path, segment_bytes: int = SEGMENT_BYTES) -> None:
+        self.log = SegmentLog(root)
+        self._segment_bytes = segment_bytes
+        self._lock: int | None = None
+        self._descriptor: int | None = None
+        self._segment = 0
+        self._end = 0
+
+    def lock(self, stop: threading.Event) -> bool:
+        """Takes the exclusive right to write; a second gateway waits here. False when `stop` came first."""
+        directory = self.log.directory
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if stop.wait(_LOCK_RETRY_S):
+                    return False
+            else:
+                return True
+
+    def recover(self, start: Place) -> Iterator[Record | Damage]:
+        """What stands in the log from `start` on, verified; at the end of the log a torn tail is cut off.
+
+        Damage that valid records follow is left where it is (and is given out): it is not the tail of a crash.
+        """
+        end = start
+        torn: Damage | None = None
+        for found in self.log.scan(start):
+            if torn is not None:
+                yield torn
+            torn = found if isinstance(found, Damage) else None
+            if isinstance(found, Record):
+                end = found.end
+                yield found
+        segments = self.log.segments()
+        newest = segments[-1] if segments else 0
+        if torn is not None:
+            if torn.place.segment == newest:
+                self._cut(torn.place)
+            yield torn
+        elif not self._reaches(end, newest):
+            yield Damage(end, 0, "the log ends before what the index knows: acknowledged images are lost")
+        self._continue_after(newest, end)
+
+    def _reaches(self, end: Place, newest: int) -> bool:
+        """True when the log is as long as the index says."""
+        if end.offset == 0:
+            return True
+        return newest > end.segment or (newest == end.segment and self.log.size(newest) >= end.offset)
+
+    def append(self, records: Sequence[NewRecord]) -> list[Place]:
+        """Writes a group and flushes it; when this returns, all of it survives power loss.
+
+        Raises LogWriteFailed: none of the group may be acknowledged, the next group goes into a new segment.
+        """
+        size = sum(record.on_disk_length for record in records)
+        try:
+            if self._descriptor is None or (self._end and self._end + size > self._segment_bytes):
+                self._roll()
+            places = self._write(records)
+            crash_point("gateway.written")
+            os.fdatasync(self._fd)
+        except OSError as exc:
+            failed = self._segment
+            self._abandon()
+            raise LogWriteFailed(failed, exc) from exc
+        crash_point("gateway.flushed")
+        return places
+
+    def close(self) -> None:
+        """Gives the lock back."""
+        self._abandon()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    @property
+    def _fd(self) -> int:
+        if self._descriptor is None:
+            raise AssertionError("append before a segment is open")
+        return self._descriptor
+
+    def _write(self, records: Sequence[NewRecord]) -> list[Place]:
+        places = []
+        pieces: list[Buffer] = []
+        offset = written = self._end
+        for record in records:
+            places.append(Place(self._segment, offset))
+            offset += record.on_disk_length
+            pieces.append(record.head())
+            if isinstance(record.data, SpilledData):
+                written = self._write_pieces(pieces, written)
+                pieces = []
+                written = self._copy(record.data, written)
+            else:
+                pieces.extend(record.data)
+            pieces.append(record.padding)
+        self._write_pieces(pieces, written)
+        self._end = offset
+        return places
+
+    def _write_pieces(self, pieces: list[Buffer], offset: int) -> int:
+        """Writes all pieces at an offset, gives the offset after them; a short write is carried on."""
+        pieces = [piece for piece in pieces if len(piece)]
+        while pieces:
+            written = os.pwritev(self._fd, pieces[:_IOV_MAX], offset)
+            offset += written
+            done = 0
+            while done < len(pieces) and written >= len(pieces[done]):
+                written -= len(pieces[done])
+                done += 1
+            pieces = pieces[done:]
+            if written:
+                pieces[0] = memoryview(pieces[0])[written:]
+        return offset
+
+    def _copy(self, data: SpilledData, offset: int) -> int:
+        """Copies a spilled data set inside the kernel; gives the offset after it."""
+        done = 0
+        while done < data.length:
+            copied = os.copy_file_range(
+                data.descriptor, self._fd, data.length - done, offset_src=done, offset_dst=offset + done
+            )
+            if copied == 0:
+                raise OSError(5, "the spilled data set is shorter than it was")
+            done += copied
+        return offset + done
+
+    def _roll(self) -> None:
+        self._abandon()
+        number = max((self._segment, *self.log.segments()), default=0) + 1
+        descriptor = os.open(self.log.path(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._descriptor, self._segment, self._end = descriptor, number, 0
+        os.fsync(descriptor)
+        sync_directory(self.log.directory)
+
+    def _abandon(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _cut(self, place: Place) -> None:
+        descriptor = os.open(self.log.path(place.segment), os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.ftruncate(descriptor, place.offset)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _continue_after(self, newest: int, end: Place) -> None:
+        """Opens the newest segment for appending, or leaves it to `_roll` when there is none or it was too short."""
+        self._segment = max(newest, end.segment if end.offset else 0)
+        if newest >= FIRST_SEGMENT and self._reaches(end, newest):
+            self._descriptor = os.open(self.log.path(newest), os.O_WRONLY | os.O_CLOEXEC)
+            self._end = self.log.size(newest)

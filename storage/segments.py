@@ -1,0 +1,247 @@
+"""The segment log: the truth about what was received (DESIGN 4, promise 1; GATEWAY 4). Here: reading, for any role.
+
+Files `segments/NNNNNNNN.seg`, append-only (writer: segment_writer.py), rolled at 256 MB; a larger record gets a
+segment of its own. The one change ever made to a written record is `punch`: a study is forgotten on request.
+"""
+
+import ctypes
+import hashlib
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from anomalyd.errors import Broken
+from anomalyd.storage.records import (
+    ALIGNMENT,
+    HEADER_BYTES,
+    MAGIC,
+    Place,
+    Record,
+    RecordKind,
+    decode_header,
+)
+
+_READ_BYTES: Final = 1 << 20
+_SEGMENT_NAME = re.compile(r"([0-9]{8})\.seg")
+FIRST_SEGMENT = 1
+
+
+class DamagedRecord(Broken):
+    """A record of the log does not hold what its checksums say."""
+
+    def __init__(self, place: Place, what: str) -> None:
+        self.place, self.what = place, what
+        super().__init__(f"segment {place.segment} at {place.offset}: {what}; restore the segment from a backup")
+
+
+class PurgedRecord(Broken):
+    """The record was forgotten on request; its payload is gone."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        super().__init__(f"segment {place.segment} at {place.offset}: purged on request, its bytes are gone")
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A stretch of a segment that is no valid record: torn by a crash, or rotten."""
+
+    place: Place
+    length: int
+    what: str
+
+
+def segments_directory(root: Path) -> Path:
+    """Where the segments of a store lie."""
+    return root / "segments"
+
+
+class SegmentLog:
+    """Reads the log below `root`. Holds no file open; any number may read while the gateway writes."""
+
+    def __init__(self, root: Path) -> None:
+        self.directory = segments_directory(root)
+
+    def segments(self) -> tuple[int, ...]:
+        """Numbers of the segments that exist, oldest first."""
+        if not self.directory.is_dir():
+            return ()
+        found = (_SEGMENT_NAME.fullmatch(path.name) for path in self.directory.iterdir())
+        return tuple(sorted(int(match[1]) for match in found if match))
+
+    def path(self, segment: int) -> Path:
+        """The file of a segment."""
+        return self.directory / f"{segment:08d}.seg"
+
+    def size(self, segment: int) -> int:
+        """Bytes in a segment."""
+        return self.path(segment).stat().st_size
+
+    def read(self, segment: int, offset: int, length: int) -> bytes:
+        """The Part 10 file of the record at `offset`; `length` is what the index says it has.
+
+        Checks everything that the record can be checked by. Raises DamagedRecord, PurgedRecord.
+        """
+        place = Place(segment, offset)
+        with self._opened(segment) as descriptor:
+            record = self._record(descriptor, place)
+            if record.header.kind is RecordKind.PURGED:
+                raise PurgedRecord(place)
+            if record.header.payload_length != length:
+                raise DamagedRecord(place, f"{record.header.payload_length} bytes of payload, the index says {length}")
+            payload = os.pread(descriptor, length, record.payload_offset)
+        data = memoryview(payload)[record.header.prefix_length :]
+        if len(payload) != length or hashlib.sha256(data).hexdigest() != record.facts.get("sha256"):
+            raise DamagedRecord(place, "the data set's SHA-256 differs from the one in the record")
+        return payload
+
+    def record(self, place: Place) -> Record:
+        """Header and facts of the record at a place, checked; raises DamagedRecord."""
+        with self._opened(place.segment) as descriptor:
+            return self._record(descriptor, place)
+
+    def scan(self, start: Place | None = None) -> Iterator[Record | Damage]:
+        """All records from a place on (or from the begin), each verified to its last byte, and what lies between.
+
+        43 us a record and the time to hash its bytes. Damage at the end of the last segment is a torn tail.
+        """
+        start = start or Place(FIRST_SEGMENT, 0)
+        for segment in self.segments():
+            if segment < start.segment:
+                continue
+            with self._opened(segment) as descriptor:
+                yield from self._scan_segment(
+                    descriptor, Place(segment, start.offset if segment == start.segment else 0)
+                )
+
+    def punch(self, place: Place) -> None:
+        """Forgets the payload of one record: tombstone first, then zeros, then the blocks are given back.
+
+        Killed in between, calling it again ends the work: the tombstone stands, its payload is zeroed again.
+        """
+        descriptor = os.open(self.path(place.segment), os.O_RDWR | os.O_CLOEXEC)
+        try:
+            record = self._record(descriptor, place)
+            facts = os.pread(descriptor, record.header.facts_length, place.offset + HEADER_BYTES)
+            stone = replace(record.header, kind=RecordKind.PURGED, prefix_length=0, text_crc=zlib.crc32(facts))
+            _write_all(descriptor, stone.encoded(), place.offset)
+            os.fdatasync(descriptor)
+            _overwrite_with_zeros(descriptor, record.payload_offset, record.header.payload_length)
+            os.fdatasync(descriptor)
+            _give_blocks_back(descriptor, record.payload_offset, record.header.payload_length)
+        finally:
+            os.close(descriptor)
+
+    def drop(self, segment: int) -> None:
+        """Removes a whole segment (retention: all its instances are past their time); never the newest."""
+        if segment == self.segments()[-1]:
+            raise Broken(f"segment {segment} is the one being written: it cannot be dropped")
+        self.path(segment).unlink()
+        sync_directory(self.directory)
+
+    @contextmanager
+    def _opened(self, segment: int) -> Iterator[int]:
+        try:
+            descriptor = os.open(self.path(segment), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as exc:
+            raise DamagedRecord(Place(segment, 0), "the segment is not there") from exc
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _record(self, descriptor: int, place: Place) -> Record:
+        header = decode_header(os.pread(descriptor, HEADER_BYTES, place.offset))
+        if header is None:
+            raise DamagedRecord(place, "no record begins here")
+        text_length = header.facts_length + (0 if header.kind is RecordKind.PURGED else header.prefix_length)
+        text = os.pread(descriptor, text_length, place.offset + HEADER_BYTES)
+        if len(text) != text_length or zlib.crc32(text) != header.text_crc:
+            raise DamagedRecord(place, "facts or file meta information are not what their CRC says")
+        return Record(place, header, json.loads(text[: header.facts_length]))
+
+    def _scan_segment(self, descriptor: int, place: Place) -> Iterator[Record | Damage]:
+        end = os.fstat(descriptor).st_size
+        while place.offset < end:
+            try:
+                record = self._record(descriptor, place)
+                if record.end.offset > end:
+                    raise DamagedRecord(place, f"the record ends at {record.end.offset}, the segment at {end}")  # noqa: TRY301 - one way out for all damage
+                _check_payload(descriptor, record)
+            except DamagedRecord as exc:
+                following = _next_header(descriptor, place.offset + ALIGNMENT, end)
+                yield Damage(place, following - place.offset, exc.what)
+                place = Place(place.segment, following)
+            else:
+                yield record
+                place = record.end
+
+
+def _check_payload(descriptor: int, record: Record) -> None:
+    if record.header.kind is not RecordKind.INSTANCE:
+        return
+    digest = hashlib.sha256()
+    offset = record.payload_offset + record.header.prefix_length
+    end = record.payload_offset + record.header.payload_length
+    while offset < end:
+        piece = os.pread(descriptor, min(_READ_BYTES, end - offset), offset)
+        if not piece:
+            break
+        digest.update(piece)
+        offset += len(piece)
+    if digest.hexdigest() != record.facts.get("sha256"):
+        raise DamagedRecord(record.place, "the data set's SHA-256 differs from the one in the record")
+
+
+def _next_header(descriptor: int, offset: int, end: int) -> int:
+    """Offset of the next valid header at or after `offset`, or `end`."""
+    while offset < end:
+        block = os.pread(descriptor, _READ_BYTES, offset)
+        at = block.find(MAGIC)
+        while at >= 0:
+            if at % ALIGNMENT == 0 and decode_header(os.pread(descriptor, HEADER_BYTES, offset + at)) is not None:
+                return offset + at
+            at = block.find(MAGIC, at + 1)
+        if not block:
+            break
+        offset += len(block)
+    return end
+
+
+def _write_all(descriptor: int, data: bytes, offset: int) -> None:
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
+
+
+def _overwrite_with_zeros(descriptor: int, offset: int, length: int) -> None:
+    while length > 0:
+        piece = bytes(min(_READ_BYTES, length))
+        _write_all(descriptor, piece, offset)
+        offset, length = offset + len(piece), length - len(piece)
+
+
+_PUNCH_HOLE_KEEP_SIZE: Final = 0x02 | 0x01  # linux/falloc.h
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _give_blocks_back(descriptor: int, offset: int, length: int) -> None:
+    """Punches a hole where the file system can; the zeros stand already, so a refusal costs only space."""
+    fallocate = getattr(_libc, "fallocate64", None)
+    if fallocate is not None:
+        fallocate(descriptor, _PUNCH_HOLE_KEEP_SIZE, ctypes.c_int64(offset), ctypes.c_int64(length))
+
+
+def sync_directory(directory: Path) -> None:
+    """Makes created and removed names of a directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
