@@ -1,11 +1,33 @@
 """The `pipeline:` section of config.yaml."""
 
+import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from anomalyd.ids import duration_s
 
 Device = Literal["auto", "cpu", "cuda"]
+
+
+def _keyword(text: str) -> str:
+    # In the body: pydicom costs every command 0.2 s, and most configurations have no rule.
+    from pydicom.datadict import DicomDictionary, tag_for_keyword  # noqa: PLC0415 - see above
+
+    if tag_for_keyword(text) is None:
+        near = difflib.get_close_matches(text, [entry[4] for entry in DicomDictionary.values()], n=1)
+        raise ValueError("no keyword of PS3.6" + (f"; did you mean {near[0]}?" if near else ""))
+    return text
+
+
+def _expression(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as exc:
+        raise ValueError(f"a regular expression is needed, and this is none: {exc}") from exc
+    return text
 
 
 class AttributeRule(BaseModel):
@@ -13,9 +35,9 @@ class AttributeRule(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    attribute: str
+    attribute: Annotated[str, AfterValidator(_keyword)]
     """DICOM keyword, as in PS3.6 (SeriesDescription, StationName, ...)."""
-    matches: str
+    matches: Annotated[str, AfterValidator(_expression)]
     """Regular expression, searched in the value (several values are joined with a backslash)."""
     sender: str | None = None
     """Calling AE title that the rule is for; every sender when absent."""
@@ -41,7 +63,7 @@ class PipelineSettings(BaseModel):
     threads: Annotated[int, Field(ge=0)] = 0
     """Torch threads of the worker; 0: as many as the machine has cores."""
     max_missing_slices: Annotated[int, Field(ge=0)] = 2
-    job_time_limit: Annotated[float, Field(gt=0)] = 900.0
+    job_time_limit: Annotated[float, BeforeValidator(duration_s), Field(gt=0)] = 900.0
     max_attempts: Annotated[int, Field(ge=1)] = 3
     false_findings_per_scan: Annotated[float, Field(gt=0)] = 1.0
     voxel_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
