@@ -5,22 +5,22 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types imports faults peers bench bench-receive wheel format lock
+.PHONY: help setup demo test check lint types imports faults peers bench wheel format lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
-$(STAMP): requirements/torch-cpu.txt requirements/dev.lock pyproject.toml
+$(STAMP): requirements/torch-cpu.txt requirements/dev.lock requirements/demo.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/torch-cpu.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.lock -r requirements/demo.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 setup: $(STAMP) ## create .venv and install everything, locked
 
 demo: $(STAMP) ## a scanner's send, the analysis and the way back to a PACS, on loopback (DIR=folder for your own DICOM)
-	$(BIN)/python -m tests.demo $(if $(DIR),--dir "$(DIR)")
+	PYTHONPATH=tests $(BIN)/python -m demo $(if $(DIR),--dir "$(DIR)")
 
 test: $(STAMP) ## the whole suite; peers that are not installed are skipped with the install line
 	$(BIN)/pytest
@@ -44,6 +44,9 @@ peers: $(STAMP) ## only the tests against Orthanc, dcmtk, dicom3tools
 
 format: $(STAMP) ## rewrite in house form
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## measure: receiving, sending, one head from last image to last result; appends to docs/bench/*.jsonl
+	PYTHONPATH=tests $(BIN)/python -m bench
 
 wheel: $(STAMP) ## build sdist and wheel
 	$(BIN)/python -m build --no-isolation

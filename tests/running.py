@@ -29,8 +29,10 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at impo
 
 from waiting import wait_until
 
-Role = Literal["gateway", "dispatcher", "worker"]
+Role = Literal["gateway", "dispatcher", "worker", "serve"]
 ROLES: tuple[Role, ...] = ("gateway", "dispatcher", "worker")
+SERVE: tuple[Role, ...] = ("serve",)
+"""The one command that starts and watches the three."""
 SCANNER = "TESTSCANNER"
 DAEMON = "ANOMALYD"
 RESULT_CLASSES = (SecondaryCaptureImageStorage, SegmentationStorage)
@@ -140,7 +142,7 @@ class RunningDaemon:
                 "ae_title": DAEMON,
                 "host": "127.0.0.1",
                 "port": self.port,
-                "accept_from": [{"ae_title": "any"}],
+                "accept_from": ["any"],
                 "settle_period": 1,
                 "series_quiet_period": 3,
                 "destinations": [pacs.destination for pacs in destinations],
@@ -208,7 +210,7 @@ class RunningDaemon:
                 cwd=self.root,
                 start_new_session=True,  # a Ctrl-C of the test run is for the test run
             )
-        if role == "gateway":
+        if role in ("gateway", "serve"):
             wait_until(
                 self.answers, limit_s=START_LIMIT_S, what="the gateway answers", give_up=lambda: self._ended(role)
             )
