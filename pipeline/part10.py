@@ -1,0 +1,146 @@
+"""A received object opened: file meta information read, the rest ready to be parsed (PS3.10 section 7).
+
+Deflated data sets are inflated here under a limit: a deflate bomb must not take the process down.
+"""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from anomalyd.errors import Refused
+
+MAX_INFLATED = 1 << 30  # bytes; a 512 MB object of MR pixels deflates to a third at best
+PREAMBLE = 128
+_LONG_FORM = frozenset({b"OB", b"OW", b"SQ", b"UN", b"UT", b"OF", b"OD", b"OL", b"OV", b"UC", b"UR", b"SV", b"UV"})
+PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})  # Float, Double Float and plain Pixel Data
+_PARSE_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OverflowError, struct.error,
+                 NotImplementedError, RecursionError, AssertionError)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part10:
+    """An opened object: transfer syntax, and the data set's bytes from its first element on."""
+
+    transfer_syntax: str
+    dataset: BinaryIO
+
+    @property
+    def is_implicit(self) -> bool:
+        """Whether elements state no value representation."""
+        return self.transfer_syntax == ImplicitVRLittleEndian
+
+    @property
+    def is_little_endian(self) -> bool:
+        """Whether numbers have their least byte first."""
+        return self.transfer_syntax != ExplicitVRBigEndian
+
+
+@dataclass(frozen=True, slots=True)
+class PixelElement:
+    """Where the pixels begin: tag, length as stated (0xFFFFFFFF: encapsulated) and the bytes that really follow."""
+
+    tag: int
+    stated_length: int
+    present_bytes: int
+
+
+def open_part10(source: bytes | Path) -> Part10:
+    """The opened object; raises Refused in words when it is no DICOM object (no path or content in the text)."""
+    try:
+        stream: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+    except OSError as exc:
+        raise Refused(f"the file cannot be opened: {exc.strerror}") from exc
+    head = stream.read(PREAMBLE + 4)
+    if head[PREAMBLE:] == b"DICM":
+        transfer_syntax = _file_meta(stream)
+    else:  # objects of old archives: a bare data set, recognised by a first element of group 8
+        stream.seek(0)
+        transfer_syntax = _guess(head)
+    if transfer_syntax == DeflatedExplicitVRLittleEndian:
+        stream = io.BytesIO(_inflate(stream))
+    return Part10(transfer_syntax, stream)
+
+
+def read_header(opened: Part10) -> tuple[Dataset, PixelElement | None]:
+    """All elements before the pixels, unconverted, and what is known of the pixels; closes the stream.
+
+    Raises Refused when the elements cannot be walked.
+    """
+    found: list[tuple[int, int]] = []
+
+    def is_pixels(tag: BaseTag, _: str | None, length: int) -> bool:
+        if tag in PIXEL_TAGS:
+            found.append((int(tag), length))
+        return tag in PIXEL_TAGS
+
+    try:
+        dataset = read(opened, is_pixels)
+        if not found:
+            return dataset, None
+        start = opened.dataset.tell()
+        header = 8 if opened.is_implicit else 12
+        present = opened.dataset.seek(0, io.SEEK_END) - start - header
+        return dataset, PixelElement(found[0][0], found[0][1], max(0, present))
+    finally:
+        opened.dataset.close()
+
+
+def read(opened: Part10, stop_when: Callable[[BaseTag, str | None, int], bool] | None = None) -> Dataset:
+    """The data set up to where stop_when says so; raises Refused when its elements cannot be walked."""
+    try:
+        dataset = read_dataset(opened.dataset, opened.is_implicit, opened.is_little_endian, stop_when=stop_when)
+    except _PARSE_ERRORS as exc:
+        raise Refused(f"the data set cannot be read: {type(exc).__name__} at byte {opened.dataset.tell()}") from exc
+    return dataset
+
+
+def _file_meta(stream: BinaryIO) -> str:
+    """TransferSyntaxUID of group 2 (always explicit little endian); leaves the stream at the data set."""
+    transfer_syntax = ""
+    while len(start := stream.read(8)) == 8:  # noqa: PLR2004 - tag, VR, length
+        group, element, representation, length = struct.unpack("<HH2sH", start)
+        if group != 2:  # noqa: PLR2004 - the file meta group
+            stream.seek(-8, io.SEEK_CUR)
+            break
+        if representation in _LONG_FORM:
+            length = struct.unpack("<L", stream.read(4).ljust(4, b"\0"))[0]
+        value = stream.read(length)
+        if element == 0x0010:  # noqa: PLR2004 - (0002,0010) Transfer Syntax UID
+            transfer_syntax = value.decode("ascii", errors="replace").strip(" \0")
+    if not transfer_syntax:
+        raise Refused("the file meta information states no transfer syntax")
+    return transfer_syntax
+
+
+def _guess(head: bytes) -> str:
+    if len(head) >= 8 and head[:2] == b"\x08\x00" and head[2:4] in (b"\x00\x00", b"\x05\x00", b"\x08\x00", b"\x16\x00"):  # noqa: PLR2004 - one element's start
+        is_explicit = head[4:6].isalpha() and head[4:6].isupper()
+        return str(ExplicitVRLittleEndian if is_explicit else ImplicitVRLittleEndian)
+    raise Refused("no DICOM object: neither the DICM prefix nor a first element of group 0008")
+
+
+def _inflate(stream: BinaryIO) -> bytes:
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        plain = inflater.decompress(stream.read(), MAX_INFLATED)
+    except zlib.error as exc:
+        raise Refused(f"the deflated data set cannot be inflated: {exc}") from exc
+    finally:
+        stream.close()
+    if inflater.unconsumed_tail:
+        raise Refused(f"the deflated data set is larger than {MAX_INFLATED} bytes")
+    return plain
