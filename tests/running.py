@@ -27,6 +27,8 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at impo
     Verification,
 )
 
+from anomalyd.storage.engine import Store, open_store
+from anomalyd.storage.settings import StorageSettings
 from waiting import wait_until
 
 Role = Literal["gateway", "dispatcher", "worker", "serve"]
@@ -184,6 +186,10 @@ class RunningDaemon:
         """storage.root."""
         return Path(str(self.configuration["storage"]["root"]))
 
+    def open_store(self) -> Store:
+        """The store of the daemon, for looking; close it."""
+        return open_store(StorageSettings.model_validate(self.configuration["storage"]))
+
     def write_configuration(self) -> None:
         """What the next start of a role reads."""
         self.config_file.write_text(json.dumps(self.configuration, indent=1))
@@ -212,7 +218,7 @@ class RunningDaemon:
             )
         if role in ("gateway", "serve"):
             wait_until(
-                self.answers, limit_s=START_LIMIT_S, what="the gateway answers", give_up=lambda: self._ended(role)
+                self.answers, limit_s=START_LIMIT_S, what="the gateway answers", give_up=lambda: self.ended(role)
             )
 
     def stop(self) -> None:
@@ -274,7 +280,8 @@ class RunningDaemon:
         association.release()
         return statuses
 
-    def _ended(self, role: Role) -> str:
+    def ended(self, role: Role) -> str:
+        """Why waiting for a role makes no sense: its exit code and last words; "" while it runs."""
         code = self.children[role].poll()
         return "" if code is None else f"it ended with code {code}\n{self.log_text(role)[-3000:]}"
 

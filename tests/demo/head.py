@@ -124,7 +124,7 @@ def lesion_weight(grid: Grid, random: np.random.Generator) -> FloatMap:
     reach = int(2.0 * LESION_RADIUS_MM)
     start = [int(index) - reach for index in np.rint(grid.to_index(np.array(LESION_LPS)))]
     box = (2 * reach + 1,) * 3
-    indices = np.stack(np.indices(box, dtype=np.float64), axis=-1) + start
+    indices = np.moveaxis(np.indices(box, dtype=np.float64), 0, -1) + start
     distance = np.linalg.norm((grid.to_lps(indices) - np.array(LESION_LPS)) * np.array([1.0, 0.8, 1.1]), axis=-1)
     ragged = LESION_RADIUS_MM * (1.0 + 0.3 * smooth_field(box, 8.0, random))
     weight = np.zeros(grid.shape, dtype=np.float32)
