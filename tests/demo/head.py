@@ -22,13 +22,14 @@ ATLAS_PACKAGE = "visualqc"
 ATLAS_FILE = "visualqc/resources/atlases/mni_icbm152_nl_VI_nifti/icbm_avg_152_t1_tal_nlin_symmetric_VI.nii"
 SEED = 20260105
 SHAPE, SPACING_MM = (176, 256, 256), (1.0, 1.0, 1.0)
-CENTRE_LPS: PointLPS = (0.0, 18.0, 16.0)  # of the field of view: the middle of the atlas head
-LESION_LPS: PointLPS = (29.0, 30.0, 37.0)  # left parietal white matter above the ventricle
+CENTRE_LPS: PointLPS = (0.0, 17.0, 15.0)  # of the field of view: the middle of the atlas head
+LESION_LPS: PointLPS = (27.0, 28.0, 35.0)  # left parietal white matter above the ventricle
 LESION_RADIUS_MM = 10.5
 WHITE_MATTER = 600.0  # stored value of healthy white matter
 LESION_DEPTH = 0.62  # share of the tissue's brightness that the lesion's core lacks, as an old infarct in T1w
 NOISE = 11.0  # standard deviation, 1.8 % of white matter
 BEND_MM = ((30.0, 4.5), (11.0, 1.6))  # (scale, largest displacement) of each part of the random field
+ADULT_SIZE = 0.94  # the atlas is larger than nearly everybody (brain and fluid 1.9 l): all lengths shrink by this
 BIAS = 0.12  # receive field: up to 12 % brighter or darker
 
 
@@ -37,13 +38,21 @@ class NoAtlas(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class DemoSeries:
-    """What was written, and what is known about the lesion in it."""
+class MadeHead:
+    """A head that nobody has, on a sagittal grid of 1 mm, with noise, and what is known about the lesion in it."""
 
-    series: WrittenSeries
+    volume: Volume
     lesion_lps: PointLPS
     """Centroid of the voxels that lost at least half of LESION_DEPTH."""
     lesion_ml: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DemoSeries:
+    """What was written, and the head in it."""
+
+    series: WrittenSeries
+    head: MadeHead
 
 
 def write_demo_series(folder: Path, *, seed: int = SEED) -> DemoSeries:
@@ -62,16 +71,25 @@ def write_demo_series(folder: Path, *, seed: int = SEED) -> DemoSeries:
         },
         seed=f"demo {seed}",
     )
-    grid = writer.grid()
+    head = make_head(seed)
+    return DemoSeries(writer.write_voxels(head.volume.voxels, head.volume.grid, folder), head)
+
+
+def make_head(seed: int = SEED) -> MadeHead:
+    """The head of the demo; raises NoAtlas."""
+    grid = PhantomWriter(plane="sagittal", spacing_mm=SPACING_MM, shape=SHAPE, centre_lps=CENTRE_LPS).grid()
     random = np.random.default_rng(seed)
-    head = bent(sample(sharpened(atlas_head()), grid), random)
+    tissue = bent(sample(sharpened(atlas_head()), grid), random)
     weight = lesion_weight(grid, random)
-    signal = head * WHITE_MATTER * (1.0 - LESION_DEPTH * weight) * receive_field(grid.shape, random)
+    signal = tissue * WHITE_MATTER * (1.0 - LESION_DEPTH * weight) * receive_field(grid.shape, random)
     real, imaginary = (random.normal(0.0, NOISE, grid.shape).astype(np.float32) for _ in range(2))
-    series = writer.write_voxels(np.hypot(signal + real, imaginary).astype(np.float32), grid, folder)
     core = np.argwhere(weight >= 0.5)
     x, y, z = grid.to_lps(core.astype(np.float64)).mean(axis=0)
-    return DemoSeries(series, (float(x), float(y), float(z)), len(core) * grid.voxel_volume_mm3 / 1000.0)
+    return MadeHead(
+        volume=Volume(np.hypot(signal + real, imaginary).astype(np.float32), grid),
+        lesion_lps=(float(x), float(y), float(z)),
+        lesion_ml=len(core) * grid.voxel_volume_mm3 / 1000.0,
+    )
 
 
 def atlas_head() -> Volume:
@@ -87,7 +105,8 @@ def atlas_head() -> Volume:
     inside = above > 0.15 * float(np.percentile(above, 99.5))
     scaled = above / float(np.percentile(above[inside], 80.0))
     scaled[~ndimage.binary_fill_holes(ndimage.binary_opening(inside, iterations=2))] = 0.0
-    return Volume(np.clip(scaled, 0.0, 2.0).astype(np.float32), volume.grid)
+    to_lps = np.diag([ADULT_SIZE, ADULT_SIZE, ADULT_SIZE, 1.0]) @ volume.grid.index_to_lps
+    return Volume(np.clip(scaled, 0.0, 2.0).astype(np.float32), Grid(volume.grid.shape, to_lps))
 
 
 def sharpened(head: Volume) -> Volume:

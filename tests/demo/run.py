@@ -47,7 +47,7 @@ def run(console: Console, out: Path, own: Path | None) -> int:
     reports = _read_back(pacs.folder, series, views, trails)
     show_series(console, reports, daemon.config_file)
     if made is not None:
-        show_lesion(console, made, reports[0].results)
+        show_lesion(console, made.head, reports[0].results)
     complete = all(report.is_complete for report in reports)
     console.print(
         "[bold green]All results were read back from the PACS." if complete else "[bold red]Results are missing."
@@ -69,11 +69,11 @@ def _make_room(out: Path, own: Path | None) -> None:
 def _make_input(console: Console, folder: Path) -> DemoSeries:
     with console.status("making a head (ICBM 152 average, bent, with noise, receive field and a lesion)"):
         made = write_demo_series(folder / "mprage")
-    x, y, z = made.lesion_lps
+    x, y, z = made.head.lesion_lps
     console.print(
         "[bold]input[/]     a made T1w head (average of 152 people, bent, noisy), 176 sagittal slices of 1 mm"
     )
-    console.print(f"          with a dark lesion of {made.lesion_ml:.1f} ml at L {x:.0f}, P {y:.0f}, S {z:.0f} mm")
+    console.print(f"          with a dark lesion of {made.head.lesion_ml:.1f} ml at L {x:.0f}, P {y:.0f}, S {z:.0f} mm")
     return made
 
 

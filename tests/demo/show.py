@@ -14,7 +14,7 @@ from rich.table import Table
 
 from anomalyd.ids import SeriesUID
 from demo.follow import Outcome, SentSeries, View
-from demo.head import LESION_RADIUS_MM, DemoSeries
+from demo.head import LESION_RADIUS_MM, MadeHead
 from demo.readback import ReadResults
 
 COLOURS = {
@@ -141,7 +141,7 @@ def show_series(console: Console, reports: Sequence[SeriesReport], config: Path)
     console.print()
 
 
-def show_lesion(console: Console, made: DemoSeries, results: ReadResults | None) -> None:
+def show_lesion(console: Console, made: MadeHead, results: ReadResults | None) -> None:
     """Says whether what was put in was found, how far off, and what else was marked."""
     segments = results.segments if results is not None else ()
     at = tuple(round(c, 1) for c in made.lesion_lps)
