@@ -187,8 +187,9 @@ class Instance(Base):
     state: Mapped[InstanceState]
     segment: Mapped[int]
     offset: Mapped[int]
-    """First byte of the Part 10 file inside the segment (of its record header: as storage/segments.py says)."""
+    """Where the record begins in its segment (storage/records.py)."""
     length: Mapped[int]
+    """Bytes of the Part 10 file in the record."""
     received_at: Mapped[datetime]
     calling_ae: Mapped[AETitle | None]
     called_ae: Mapped[AETitle | None]

@@ -1,0 +1,101 @@
+"""Rows of a finished job: its results, and one delivery per result and destination."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from anomalyd.errors import Broken
+from anomalyd.ids import InstanceUID, SeriesUID
+from anomalyd.storage import tables as t
+from anomalyd.storage.jobs import Job
+from anomalyd.storage.objects import StoredResult
+from anomalyd.storage.tables import DeliveryState
+
+_REPORTED = ("score", "score_percentile", "threshold", "timings_s")
+"""Keys of the report that the audit row repeats; and how many lesions and warnings."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewResult:
+    """One DICOM object to publish; its bytes are on disk (`file`, from objects.write_results)."""
+
+    kind: str
+    sop_class: str
+    sop_instance_uid: InstanceUID
+    series_uid: SeriesUID
+    file: StoredResult
+
+
+class ForeignResult(Broken):
+    """A result UID belongs to another job: UIDs are not made from the job's key as they must be."""
+
+    def __init__(self, result: NewResult, owner: int) -> None:
+        super().__init__(f"result {result.sop_instance_uid} belongs to job {owner}: results were not published")
+
+
+def publish(
+    connection: Connection, job: Job, results: Sequence[NewResult], destinations: Sequence[str], now: datetime
+) -> None:
+    """Writes result and delivery rows in the caller's transaction.
+
+    A job that ran before (retried by hand) has the same result UIDs: rows are renewed, and sent again. Raises
+    ForeignResult.
+    """
+    for result in results:
+        result_id = _result_row(connection, job, result, now)
+        for destination in destinations:
+            _delivery_row(connection, job, result_id, destination, now)
+
+
+def summary(
+    job: Job, results: Sequence[NewResult], destinations: Sequence[str], report: Mapping[str, Any], now: datetime
+) -> dict[str, Any]:
+    """Detail of the audit row: what was made of how many kinds, what was found, how long it took."""
+    lesions, warnings = report.get("lesions"), report.get("warnings")
+    return {
+        "results": dict(Counter(result.kind for result in results)),
+        "result_series": sorted({result.series_uid for result in results}),
+        "destinations": list(destinations),
+        "seconds": round((now - (job.started_at or now)).total_seconds(), 3),
+        "waited_s": round(((job.started_at or now) - job.created_at).total_seconds(), 3),
+        **({"lesions": len(lesions), "nothing_found": not lesions} if lesions is not None else {}),
+        **({"warnings": len(warnings)} if warnings else {}),
+        **({"reason": job.reason} if job.reason else {}),
+        **{name: report[name] for name in _REPORTED if report.get(name) is not None},
+    }
+
+
+def _result_row(connection: Connection, job: Job, result: NewResult, now: datetime) -> int:
+    values = {
+        "job_id": job.id,
+        "kind": result.kind,
+        "sop_class": result.sop_class,
+        "series_uid": result.series_uid,
+        "path": result.file.path,
+        "sha256": result.file.sha256,
+        "length": result.file.length,
+        "created_at": now,
+    }
+    same_uid = t.Result.sop_instance_uid == result.sop_instance_uid
+    known = connection.execute(select(t.Result.id, t.Result.job_id).where(same_uid)).first()
+    if known is None:
+        new = insert(t.Result).values(sop_instance_uid=result.sop_instance_uid, **values).returning(t.Result.id)
+        return int(connection.execute(new).scalar_one())
+    if known.job_id != job.id:
+        raise ForeignResult(result, known.job_id)
+    connection.execute(update(t.Result).where(t.Result.id == known.id).values(**values))
+    return int(known.id)
+
+
+def _delivery_row(connection: Connection, job: Job, result_id: int, destination: str, now: datetime) -> None:
+    fresh = {"state": DeliveryState.DUE, "attempts": 0, "since": now, "next_at": now, "error": None, "status": None}
+    same = (t.Delivery.result_id == result_id, t.Delivery.destination == destination)
+    if connection.execute(update(t.Delivery).where(*same).values(**fresh)).rowcount:
+        return
+    connection.execute(
+        insert(t.Delivery).values(result_id=result_id, job_id=job.id, destination=destination, created_at=now, **fresh)
+    )
