@@ -1,0 +1,57 @@
+"""What goes in and out of the making of results; loads no highdicom."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from pydicom.dataset import Dataset
+
+from anomalyd.ids import Digest, InstanceUID, SeriesUID
+from anomalyd.pipeline.finding import Finding
+from anomalyd.pipeline.volume import Volume
+
+
+class ResultKind(StrEnum):
+    """Kinds of result objects, one series each; the names stand in the UIDs."""
+
+    SEG = "seg"
+    HEATMAP = "heatmap"
+
+
+@dataclass(frozen=True, slots=True)
+class ResultObject:
+    """One DICOM object to deliver: a whole Part 10 file in Explicit VR Little Endian."""
+
+    kind: ResultKind
+    sop_class_uid: str
+    sop_instance_uid: InstanceUID
+    series_uid: SeriesUID
+    instance_number: int
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ResultContext:
+    """All that the result objects of one analysis are made of.
+
+    headers: the received data sets of the analysed volume, in any order, pixels not needed.
+    volume: as analysed, with its sources; finding: on the same grid.
+    job_time: when the result was made, with time zone; every date and time in the objects comes from it.
+    warnings: of selection and reading (the finding has its own).
+    device_serial: Device Serial Number of this installation.
+    """
+
+    headers: Sequence[Dataset]
+    volume: Volume
+    finding: Finding
+    job_time: datetime
+    instance_set: Digest
+    settings: Digest
+    warnings: tuple[str, ...] = ()
+    device_serial: str = "anomalyd"
+
+    @property
+    def all_warnings(self) -> tuple[str, ...]:
+        """Each once, in the order of the steps that gave them."""
+        return tuple(dict.fromkeys((*self.warnings, *self.volume.warnings, *self.finding.warnings)))

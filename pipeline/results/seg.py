@@ -1,0 +1,128 @@
+"""The binary Segmentation object: one segment for each lesion, on the source's own slices (PS3.3 A.51)."""
+
+from typing import Final
+
+import highdicom as hd
+import numpy as np
+from highdicom.color import CIELabColor
+from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
+
+from anomalyd.errors import Broken
+from anomalyd.pipeline.finding import Finding, Lesion, Sign
+from anomalyd.pipeline.results.header import Source, skeletons
+from anomalyd.pipeline.results.objects import ResultContext, ResultKind, ResultObject
+from anomalyd.pipeline.results.stamp import ascii_text, copy_lossiness, key_of, part10, series_number, stamp
+from anomalyd.pipeline.results.uids import ResultKey
+from anomalyd.pipeline.results.version import PRODUCT, RESEARCH_USE, version_line
+
+SEGMENT_COLOURS: Final = ((255, 80, 0), (255, 200, 0), (255, 0, 60), (255, 140, 60), (220, 60, 0), (255, 230, 110))
+"""RGB, taken in turn; warm, as the heatmap, so that a viewer's own cold colours stay free."""
+SIGN_WORDS: Final = {Sign.HYPO: "darker", Sign.HYPER: "brighter"}
+_LARGEST_BYTE = np.iinfo(np.uint8).max
+
+
+def build_segmentation(source: Source, context: ResultContext) -> ResultObject:
+    """One object with a segment per lesion; voxels on interpolated slices are not in it.
+
+    Raises Broken when there is no lesion (an empty SEG says nothing: send none) or one without a voxel.
+    """
+    finding = context.finding
+    if not finding.lesions:
+        raise Broken("no lesion: no segmentation is made")
+    key = key_of(source, context)
+    labels = finding.labels[[image.index for image in source.slices]]
+    _check_labels(labels, finding)
+    segmentation = Segmentation(
+        source_images=skeletons(source),
+        pixel_array=labels.astype(np.uint8) if len(finding.lesions) <= _LARGEST_BYTE else labels,
+        segmentation_type=SegmentationTypeValues.BINARY,
+        segment_descriptions=[_description(lesion, context, key) for lesion in finding.lesions],
+        series_instance_uid=key.series(ResultKind.SEG),
+        series_number=series_number(source, ResultKind.SEG),
+        sop_instance_uid=key.instance(ResultKind.SEG, 1),
+        instance_number=1,
+        manufacturer=PRODUCT,
+        manufacturer_model_name=PRODUCT,
+        software_versions=version_line(finding.model),
+        device_serial_number=context.device_serial,
+        content_label="ANOMALY",
+        content_description=f"Anomaly candidates, {RESEARCH_USE}",
+        content_creator_name=f"{PRODUCT}^",
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        omit_empty_frames=True,
+        series_description=f"{PRODUCT} SEG (research)",
+    )
+    segmentation["PixelData"].VR = "OB"  # highdicom leaves the choice to a step of pydicom that `part10` does not take
+    _number_frames_as_received(segmentation, source)
+    _replace_organization(segmentation, key.instance("dimension", 1))
+    copy_lossiness(segmentation, source)
+    stamp(segmentation, source, context)
+    return ResultObject(
+        ResultKind.SEG,
+        SegmentationStorage,
+        key.instance(ResultKind.SEG, 1),
+        key.series(ResultKind.SEG),
+        1,
+        part10(segmentation),
+    )
+
+
+def _check_labels(labels: np.ndarray[tuple[int, ...], np.dtype[np.uint16]], finding: Finding) -> None:
+    voxels = np.bincount(labels.ravel(), minlength=len(finding.lesions) + 1)
+    numbers = [lesion.number for lesion in finding.lesions]
+    if numbers != list(range(1, len(voxels))) or not voxels[1:].all():
+        raise Broken(f"lesions {numbers} do not match the labels of the mask")
+
+
+def _description(lesion: Lesion, context: ResultContext, key: ResultKey) -> SegmentDescription:
+    model = context.finding.model
+    described = SegmentDescription(
+        segment_number=lesion.number,
+        segment_label=f"Anomaly {lesion.number} ({SIGN_WORDS[lesion.sign]})",
+        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+        segmented_property_type=codes.SCT.Lesion,
+        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=hd.AlgorithmIdentificationSequence(
+            name=PRODUCT,
+            family=codes.cid7162.ArtificialIntelligence,
+            version=version_line(model),
+            source=PRODUCT,
+            parameters={"bundle": model.digest[:16], "threshold": f"{context.finding.threshold:.6g}"},
+        ),
+        tracking_uid=key.instance("track", lesion.number),
+        tracking_id=f"anomaly-{lesion.number}",
+        anatomic_regions=[codes.SCT.Brain],
+        display_color=CIELabColor.from_rgb(*SEGMENT_COLOURS[(lesion.number - 1) % len(SEGMENT_COLOURS)]),
+    )
+    described.SegmentDescription = _words(lesion, context)
+    return described
+
+
+def _words(lesion: Lesion, context: ResultContext) -> str:
+    """At most 1024 characters (VR ST), ASCII."""
+    text = (
+        f"{RESEARCH_USE}. Candidate, {SIGN_WORDS[lesion.sign]} than its healthy reconstruction, "
+        f"{lesion.volume_mm3 / 1000:.2f} ml, score mean {lesion.mean_score:.3g}, max {lesion.max_score:.3g}, "
+        f"threshold {context.finding.threshold:.3g} ({context.finding.threshold_text})."
+    )
+    warnings = "".join(f" Warning: {warning}." for warning in context.all_warnings)
+    return ascii_text(text + warnings)[:1024]
+
+
+def _number_frames_as_received(segmentation: Dataset, source: Source) -> None:
+    """The stand-in held the frames of one volume, numbered from 1; references need the numbers of the real object."""
+    if source.slices[0].frame is None:
+        return
+    for groups in segmentation.PerFrameFunctionalGroupsSequence:
+        for derivation in groups.DerivationImageSequence:
+            for image in derivation.SourceImageSequence:
+                image.ReferencedFrameNumber = source.slices[int(image.ReferencedFrameNumber) - 1].frame
+
+
+def _replace_organization(segmentation: Dataset, uid: str) -> None:
+    """highdicom draws a random one."""
+    for item in (*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence):
+        item.DimensionOrganizationUID = uid
