@@ -10,11 +10,13 @@ The CRC in the header covers facts and prefix; the SHA-256 in the facts (`sha256
 """
 
 import json
+import os
 import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 from typing import Any
 
 ALIGNMENT = 64
@@ -50,12 +52,30 @@ class Place:
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class SpilledData:
-    """A data set too large for memory: the first `length` bytes of an open, nameless file."""
+class Spilled:
+    """A data set too large for memory: a nameless file that is gone when nobody holds this object any more."""
 
-    descriptor: int
-    length: int
+    def __init__(self, directory: Path) -> None:
+        self.descriptor = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        self.length = 0
+
+    def write(self, piece: Buffer) -> None:
+        """Appends; raises OSError."""
+        view = memoryview(piece)
+        while view:
+            written = os.write(self.descriptor, view)
+            self.length += written
+            view = view[written:]
+
+    def close(self) -> None:
+        """Gives the space back at once; nobody may be reading."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    def __del__(self) -> None:
+        """The committer may outlive the association that spilled: whoever is last closes."""
+        self.close()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,12 +87,12 @@ class NewRecord:
     """Microseconds since 1970 in UTC: the only clock that replay knows."""
     facts: bytes
     prefix: bytes = b""
-    data: Sequence[Buffer] | SpilledData = ()
+    data: Sequence[Buffer] | Spilled = ()
 
     @property
     def data_length(self) -> int:
         """Length of the data set in bytes."""
-        if isinstance(self.data, SpilledData):
+        if isinstance(self.data, Spilled):
             return self.data.length
         return sum(map(len, self.data))
 

@@ -8,12 +8,14 @@ import fcntl
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from anomalyd.errors import Transient
 from anomalyd.storage.crash import crash_point
-from anomalyd.storage.records import Buffer, NewRecord, Place, Record, SpilledData
+from anomalyd.storage.records import Buffer, NewRecord, Place, Record, Spilled
 from anomalyd.storage.segments import FIRST_SEGMENT, Damage, SegmentLog, sync_directory
 
 SEGMENT_BYTES: Final = 256 * 1024 * 1024
@@ -77,6 +79,7 @@ class SegmentWriter:
         if torn is not None:
             if torn.place.segment == newest:
                 self._cut(torn.place)
+                torn = replace(torn, is_cut_off=True)
             yield torn
         elif not self._reaches(end, newest):
             yield Damage(end, 0, "the log ends before what the index knows: acknowledged images are lost")
@@ -94,18 +97,26 @@ class SegmentWriter:
         Raises LogWriteFailed: none of the group may be acknowledged, the next group goes into a new segment.
         """
         size = sum(record.on_disk_length for record in records)
+        begin = self._end
         try:
             if self._descriptor is None or (self._end and self._end + size > self._segment_bytes):
                 self._roll()
+                begin = 0
             places = self._write(records)
             crash_point("gateway.written")
             os.fdatasync(self._fd)
         except OSError as exc:
             failed = self._segment
+            self._drop_tail(begin)
             self._abandon()
             raise LogWriteFailed(failed, exc) from exc
         crash_point("gateway.flushed")
         return places
+
+    @property
+    def end(self) -> Place:
+        """Where the next record of this segment would begin."""
+        return Place(self._segment, self._end)
 
     def close(self) -> None:
         """Gives the lock back."""
@@ -128,7 +139,7 @@ class SegmentWriter:
             places.append(Place(self._segment, offset))
             offset += record.on_disk_length
             pieces.append(record.head())
-            if isinstance(record.data, SpilledData):
+            if isinstance(record.data, Spilled):
                 written = self._write_pieces(pieces, written)
                 pieces = []
                 written = self._copy(record.data, written)
@@ -154,7 +165,7 @@ class SegmentWriter:
                 pieces[0] = memoryview(pieces[0])[written:]
         return offset
 
-    def _copy(self, data: SpilledData, offset: int) -> int:
+    def _copy(self, data: Spilled, offset: int) -> int:
         """Copies a spilled data set inside the kernel; gives the offset after it."""
         done = 0
         while done < data.length:
@@ -178,6 +189,12 @@ class SegmentWriter:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+    def _drop_tail(self, offset: int) -> None:
+        """Takes back what a failed group left; where that fails too, the next start finds it torn or whole."""
+        if self._descriptor is not None:
+            with suppress(OSError):
+                os.ftruncate(self._descriptor, offset)
 
     def _cut(self, place: Place) -> None:
         descriptor = os.open(self.log.path(place.segment), os.O_WRONLY | os.O_CLOEXEC)

@@ -55,6 +55,8 @@ class Damage:
     place: Place
     length: int
     what: str
+    is_cut_off: bool = False
+    """True where it was the torn tail of the log, and `SegmentWriter.recover` has removed it."""
 
 
 def segments_directory(root: Path) -> Path:
@@ -105,6 +107,12 @@ class SegmentLog:
         """Header and facts of the record at a place, checked; raises DamagedRecord."""
         with self._opened(place.segment) as descriptor:
             return self._record(descriptor, place)
+
+    def head_of_data(self, record: Record, limit: int) -> bytes:
+        """The first bytes of a record's data set, at most `limit`."""
+        length = min(limit, record.header.payload_length - record.header.prefix_length)
+        with self._opened(record.place.segment) as descriptor:
+            return os.pread(descriptor, length, record.payload_offset + record.header.prefix_length)
 
     def scan(self, start: Place | None = None) -> Iterator[Record | Damage]:
         """All records from a place on (or from the begin), each verified to its last byte, and what lies between.

@@ -3,10 +3,13 @@
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from anomalyd.storage.engine import Store, open_store
+from anomalyd.storage.settings import StorageSettings
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -82,3 +85,11 @@ def requires_peer() -> RequirePeer:
         return found
 
     return require
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """A fresh store below tmp_path, SQLite and all."""
+    opened = open_store(StorageSettings(root=tmp_path / "store", disk_floor=0))
+    yield opened
+    opened.close()

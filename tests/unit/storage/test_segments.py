@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anomalyd.storage.records import ALIGNMENT, NewRecord, Place, Record, RecordKind, SpilledData, encode_facts
+from anomalyd.storage.records import ALIGNMENT, NewRecord, Place, Record, RecordKind, Spilled, encode_facts
 from anomalyd.storage.segment_writer import LogWriteFailed, SegmentWriter
 from anomalyd.storage.segments import Damage, DamagedRecord, PurgedRecord, SegmentLog
 
@@ -66,12 +66,12 @@ def test_a_data_set_in_more_pieces_than_one_writev_takes_is_whole(writer: Segmen
 
 def test_a_spilled_data_set_is_copied_into_the_segment(writer: SegmentWriter, tmp_path: Path) -> None:
     data = os.urandom(3_000_001)
-    spilled = tmp_path / "spilled"
-    spilled.write_bytes(data + b"behind the end")
-    with spilled.open("rb") as file:
-        text = encode_facts({"sha256": hashlib.sha256(data).hexdigest()})
-        record = NewRecord(RecordKind.INSTANCE, 1, text, PREFIX, SpilledData(file.fileno(), len(data)))
-        places = writer.append([instance(b"before"), record, instance(b"after")])
+    spilled = Spilled(tmp_path)
+    for at in range(0, len(data), 700_000):
+        spilled.write(data[at : at + 700_000])
+    text = encode_facts({"sha256": hashlib.sha256(data).hexdigest()})
+    record = NewRecord(RecordKind.INSTANCE, 1, text, PREFIX, spilled)
+    places = writer.append([instance(b"before"), record, instance(b"after")])
     assert writer.log.read(places[1].segment, places[1].offset, record.payload_length) == PREFIX + data
     assert writer.log.read(places[2].segment, places[2].offset, len(PREFIX) + 5) == PREFIX + b"after"
 
