@@ -5,12 +5,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from pydicom import Dataset
-from pydicom.dataset import FileMetaDataset
 from pydicom.uid import (
-    UID,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     SecondaryCaptureImageStorage,
@@ -23,24 +19,18 @@ from anomalyd.daemon.dispatcher.delivery import Outcome, Parcel, Verdict, outcom
 from anomalyd.daemon.settings import Destination
 from anomalyd.ids import AETitle, InstanceUID
 from pacs import Pacs, data_set_of, uid_of
+from part10_objects import part10_object
 
 US = AETitle("ANOMALYD")
 
 
-def written(folder: Path, number: int, sop_class: str = SecondaryCaptureImageStorage, side: int = 16) -> Parcel:
+def written(folder: Path, number: int, sop_class: str = SecondaryCaptureImageStorage) -> Parcel:
     """A small object of the class, as a file."""
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = UID(sop_class)
-    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = UID(f"2.25.{1000 + number}")
-    dataset.Rows = dataset.Columns = side
-    dataset.BitsAllocated = 8
-    dataset.PixelData = np.full(side * side, number % 256, np.uint8).tobytes()
     path = folder / f"{number}.dcm"
-    dataset.save_as(path, enforce_file_format=True)
+    uid = InstanceUID(f"2.25.{1000 + number}")
+    path.write_bytes(part10_object(uid, sop_class, value=number))
     rank = 1 if sop_class == SegmentationStorage else 0
-    return Parcel(number, rank, sop_class, InstanceUID(dataset.SOPInstanceUID), str(ExplicitVRLittleEndian), path)
+    return Parcel(number, rank, sop_class, uid, str(ExplicitVRLittleEndian), path)
 
 
 def destination(port: int, **changes: object) -> Destination:

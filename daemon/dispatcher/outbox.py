@@ -1,0 +1,184 @@
+"""Deliveries from the store to their destinations: one courier thread for each, so a dead one delays no other.
+
+What became of a parcel is written down in groups: a crash in between sends it again, under the same UIDs.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
+from itertools import groupby
+from pathlib import Path
+
+import structlog
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import ExplicitVRLittleEndian
+
+from anomalyd.daemon.dispatcher.delivery import Outcome, Parcel, Verdict, send
+from anomalyd.daemon.settings import DaemonSettings, Destination
+from anomalyd.storage import deliveries
+from anomalyd.storage.deliveries import BackOff, DeliveryRow
+from anomalyd.storage.engine import Store
+from anomalyd.storage.objects import result_path
+
+BATCH = 500
+"""Deliveries taken at once: a few large series."""
+GROUP_S = 0.2
+"""Outcomes of so long are written in one transaction."""
+KIND_RANK = {"heatmap": 0, "seg": 1}  # RESULTS 0: heatmaps, SEG, then what refers to them
+LAST_RANK = 2
+HOW_WITHOUT_QUERY = "response"
+log = structlog.get_logger()
+_Answer = tuple[Parcel, Outcome]
+
+
+class Courier:
+    """Takes what is due for one destination and sends it; sleeps until kicked."""
+
+    def __init__(self, store: Store, to: Destination, daemon: DaemonSettings) -> None:
+        self._store, self._to = store, to
+        self._calling = daemon.ae_title
+        self._parallel = daemon.delivery.parallel_associations
+        self._back_off = BackOff(
+            timedelta(seconds=daemon.delivery.back_off_first),
+            timedelta(seconds=daemon.delivery.back_off_cap),
+            timedelta(seconds=daemon.give_up_after),
+        )
+        self._kicked = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"courier-{to.name}")
+
+    @property
+    def name(self) -> str:
+        """Name of the destination."""
+        return self._to.name
+
+    def start(self) -> None:
+        """Begin; something may be due already."""
+        self._kicked.set()
+        self._thread.start()
+
+    def kick(self) -> None:
+        """Something is due."""
+        self._kicked.set()
+
+    def stop(self) -> None:
+        """Finish the object that is on the wire, give the rest back; `join` waits for it."""
+        self._stop.set()
+        self._kicked.set()
+
+    def join(self) -> None:
+        """Returns when the thread has ended."""
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._kicked.wait()
+            self._kicked.clear()
+            try:
+                while not self._stop.is_set() and self._send_batch():
+                    pass
+            except (
+                Exception
+            ):  # a courier that died would be silence: the deliveries stay due, the next kick tries again
+                log.exception("delivery.crashed", destination=self._to.name)
+
+    def _send_batch(self) -> bool:
+        """True when something was due."""
+        rows = deliveries.due(self._store, destination=self._to.name, limit=BATCH)
+        if not rows:
+            return False
+        taken = set(deliveries.mark_sending(self._store, [row.id for row in rows], self._patience(len(rows))))
+        parcels = sorted((self._parcel(row) for row in rows if row.id in taken), key=lambda parcel: parcel.rank)
+        self._send_all(parcels)
+        return bool(parcels)
+
+    def _send_all(self, parcels: Sequence[Parcel]) -> None:
+        log.info("delivery.started", destination=self._to.name, objects=len(parcels))
+        told: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
+        open_keys = {parcel.key for parcel in parcels}
+        with ThreadPoolExecutor(1, thread_name_prefix=f"sending-{self._to.name}") as pool:
+            sending = pool.submit(self._send, parcels, told)
+            try:
+                while group := _next_group(told, sending):
+                    self._write_down(group)
+                    open_keys -= {parcel.key for parcel, _ in group}
+            finally:
+                if open_keys:  # stopped, or an error of ours
+                    deliveries.put_back(self._store, sorted(open_keys))
+            sending.result()
+
+    def _send(self, parcels: Sequence[Parcel], told: "queue.SimpleQueue[_Answer]") -> None:
+        def report(parcel: Parcel, outcome: Outcome) -> None:
+            told.put((parcel, outcome))
+
+        send(parcels, self._to, self._calling, parallel=self._parallel, report=report, stop=self._stop)
+
+    def _write_down(self, group: Sequence[_Answer]) -> None:
+        """Outcomes of one kind share a transaction."""
+
+        def kind(item: _Answer) -> tuple[str, str, int]:
+            outcome = item[1]
+            return outcome.verdict, outcome.text, outcome.status or 0
+
+        for _, same in groupby(sorted(group, key=kind), key=kind):
+            items = list(same)
+            outcome = items[0][1]
+            self._mark([parcel.key for parcel, _ in items], outcome)
+            write = log.info if outcome.verdict is Verdict.SENT else log.warning
+            write(
+                "delivery.answered",
+                destination=self._to.name,
+                objects=len(items),
+                verdict=outcome.verdict.value,
+                text=outcome.text,
+            )
+
+    def _mark(self, ids: Sequence[int], outcome: Outcome) -> None:
+        if outcome.verdict is Verdict.SENT:
+            deliveries.mark_sent(self._store, ids, outcome.status or 0)
+            if self._to.confirm == "none":
+                deliveries.mark_confirmed(self._store, ids, HOW_WITHOUT_QUERY)
+        elif outcome.verdict is Verdict.REFUSED:
+            deliveries.mark_refused(self._store, ids, outcome.text, status=outcome.status)
+            log.error("delivery.refused", destination=self._to.name, objects=len(ids), text=outcome.text)
+        else:
+            given_up = deliveries.mark_retry(self._store, ids, outcome.text, self._back_off, status=outcome.status)
+            if given_up:
+                log.error("delivery.gave_up", destination=self._to.name, objects=len(given_up), text=outcome.text)
+
+    def _parcel(self, row: DeliveryRow) -> Parcel:
+        path = result_path(self._store, row.path)
+        rank = KIND_RANK.get(row.kind, LAST_RANK)
+        return Parcel(row.id, rank, row.sop_class, row.sop_instance_uid, _transfer_syntax(path), path)
+
+    def _patience(self, objects: int) -> timedelta:
+        """After so long another dispatcher may think that this one is dead."""
+        each = self._to.dimse_timeout + self._to.network_timeout
+        return timedelta(seconds=self._to.connect_timeout + self._to.acse_timeout + objects * each)
+
+
+def _next_group(told: "queue.SimpleQueue[_Answer]", sending: "Future[None]") -> list[_Answer]:
+    """Outcomes that came within GROUP_S of the first; empty once sending has ended and all were taken."""
+    group: list[_Answer] = []
+    while not group and not (sending.done() and told.empty()):
+        deadline = time.monotonic() + GROUP_S
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                group.append(told.get(timeout=left))
+            except queue.Empty:
+                break
+            if sending.done() and told.empty():
+                break
+    return group
+
+
+def _transfer_syntax(path: Path) -> str:
+    """As the file says; for one that cannot be read any (the attempt to send it tells why)."""
+    try:
+        return str(read_file_meta_info(path).TransferSyntaxUID)
+    except (OSError, InvalidDicomError):
+        return str(ExplicitVRLittleEndian)

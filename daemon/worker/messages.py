@@ -1,0 +1,80 @@
+"""What the worker and its child say to each other over their pipe: frozen values, one process each side."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from anomalyd.storage.jobs import Job
+from anomalyd.storage.publication import NewResult
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Parent to child: analyse this."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Parent to child: the lease is lost; stop at the next stage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Child to parent: loaded and warm. trouble: what the canary volume showed to be wrong, else empty."""
+
+    bundles: tuple[str, ...]
+    device: str
+    seconds: float
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CannotStart:
+    """Child to parent, its last word: bundle or device cannot be used. mendable: by the administrator (exit 78)."""
+
+    text: str
+    is_configuration: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StageReached:
+    """Child to parent: the analysis goes on with this stage."""
+
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
+class Analysed:
+    """Child to parent: results lie on disk, to be published. report: without patient data."""
+
+    results: tuple[NewResult, ...]
+    report: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class WithheldScan:
+    """Child to parent: the bundle cannot judge this scan; nothing is sent."""
+
+    text: str
+    report: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Child to parent: no result. is_retryable: another try may go better. leaves: the child ends after saying so."""
+
+    text: str
+    is_retryable: bool
+    leaves: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Child to parent: stopped as told."""
+
+
+FromChild = Ready | CannotStart | StageReached | Analysed | WithheldScan | Failed | Cancelled
+Answer = Analysed | WithheldScan | Failed | Cancelled
+ToChild = Task | Cancel
