@@ -27,8 +27,13 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at impo
     Verification,
 )
 
+from anomalyd.ids import SeriesUID
+from anomalyd.storage.deliveries import deliveries
 from anomalyd.storage.engine import Store, open_store
+from anomalyd.storage.jobs import jobs_of_series
+from anomalyd.storage.series import series_named
 from anomalyd.storage.settings import StorageSettings
+from anomalyd.storage.tables import DeliveryState, JobState, SeriesState
 from waiting import wait_until
 
 Role = Literal["gateway", "dispatcher", "worker", "serve"]
@@ -247,6 +252,27 @@ class RunningDaemon:
             probe.settimeout(1.0)
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
+    def processes(self, role: Role) -> tuple[int, ...]:
+        """Process ids of a role and all that descend from it."""
+        found = [self.children[role].pid]
+        for pid in found:  # grows while it is walked
+            for task in Path(f"/proc/{pid}/task").glob("*/children"):
+                found += [int(child) for child in task.read_text().split()]
+        return tuple(found)
+
+    def wait_until_ended(self, *series: SeriesUID, limit_s: float) -> None:
+        """Returns when each series was refused, or its newest job is done, withheld or failed, and all is delivered."""
+        store = self.open_store()
+        try:
+            wait_until(
+                lambda: all(_has_ended(store, uid) for uid in series),
+                limit_s=limit_s,
+                what=f"{len(series)} series end",
+                give_up=lambda: "".join(self.ended(role) for role in self.children),
+            )
+        finally:
+            store.close()
+
     def command(self, *arguments: str, timeout_s: float = 120.0) -> "subprocess.CompletedProcess[str]":
         """Runs `anomalyd ARGUMENTS --config ...` to its end."""
         return subprocess.run(
@@ -284,6 +310,19 @@ class RunningDaemon:
         """Why waiting for a role makes no sense: its exit code and last words; "" while it runs."""
         code = self.children[role].poll()
         return "" if code is None else f"it ended with code {code}\n{self.log_text(role)[-3000:]}"
+
+
+def _has_ended(store: Store, uid: SeriesUID) -> bool:
+    rows = series_named(store, uid)
+    if not rows or rows[-1].state not in (SeriesState.INELIGIBLE, SeriesState.QUEUED):
+        return False
+    if rows[-1].state is SeriesState.INELIGIBLE:
+        return True
+    job = jobs_of_series(store, rows[-1].study_uid, uid)[-1]
+    on_the_way = (DeliveryState.DUE, DeliveryState.SENDING, DeliveryState.SENT)
+    return job.state in (JobState.DONE, JobState.WITHHELD, JobState.FAILED) and not any(
+        delivery.state in on_the_way for delivery in deliveries(store, job_id=job.id)
+    )
 
 
 def _scanner(calling: str, datasets: Sequence[pydicom.Dataset]) -> ApplicationEntity:
