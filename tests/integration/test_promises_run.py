@@ -1,0 +1,277 @@
+"""Promises of DESIGN 2 and 4 on one whole run of the real roles: what leaves, what is logged, what is made how often.
+
+One daemon with a guard on every socket takes a head full of marker values (twice), a FLAIR and an object without a
+valid UID; its PACS is away at first. Every test looks at what that run left behind.
+"""
+
+import json
+import sqlite3
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+import pytest
+from pydicom.uid import SecondaryCaptureImageStorage, SegmentationStorage
+
+from anomalyd.ids import SeriesUID
+from anomalyd.pipeline.finding import Contrast
+from anomalyd.storage.jobs import Job, jobs
+from anomalyd.storage.tables import JobState
+from conftest import CHECKOUT
+from demo.head import CENTRE_LPS, make_head
+from phantoms import PATIENT_MARKERS, PhantomWriter, WrittenSeries
+from running import ReceivingPacs, RunningDaemon, free_port
+from waiting import wait_until
+
+pytestmark = pytest.mark.slow
+
+MORE_MARKERS = {
+    "IssuerOfPatientID": "ZZMARKERISSUER",
+    "OtherPatientIDs": "ZZMARKEROTHERID",
+    "PatientBirthName": "Zzmarkerbirth^Name",
+    "PatientMotherBirthName": "Zzmarkermother^Name",
+    "PatientAddress": "Zzmarker Street 1",
+    "PatientTelephoneNumbers": "ZZMARKER555",
+    "PatientComments": "zzmarker comment",
+    "AdditionalPatientHistory": "zzmarker history",
+    "ReferringPhysicianName": "Zzmarkerdoctor^Name",
+    "PerformingPhysicianName": "Zzmarkerperformer^Name",
+    "OperatorsName": "Zzmarkeroperator^Name",
+}
+MARKERS = {**PATIENT_MARKERS, **MORE_MARKERS}
+FORBIDDEN = tuple(dict.fromkeys(["zzmarker", *(value.lower() for value in MARKERS.values())]))
+LIMIT_S = 240.0
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What one run left behind."""
+
+    daemon: RunningDaemon
+    pacs: ReceivingPacs
+    head: WrittenSeries
+    flair: WrittenSeries
+    statuses: dict[str, list[int]]
+    titles: frozenset[str]
+    metrics: str
+    answers: dict[str, str]
+    """Output of the commands that show something."""
+    refused_sockets: Path
+    jobs: tuple[Job, ...]
+
+    def results(self, sop_class: str) -> list[pydicom.Dataset]:
+        """Objects of one class that the PACS holds."""
+        return [ds for ds in self.pacs.datasets() if ds.SOPClassUID == sop_class]
+
+    def rows(self, query: str) -> list[tuple[object, ...]]:
+        """Straight from the database file, past every function of the product."""
+        database = sqlite3.connect(f"file:{self.daemon.store_root / 'anomalyd.db'}?mode=ro", uri=True)
+        try:
+            return list(database.execute(query))
+        finally:
+            database.close()
+
+
+@pytest.fixture(scope="module")
+def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+    """The run. Its parts are checked by the tests; here only what they all stand on."""
+    folder = tmp_path_factory.mktemp("promises")
+    head = PhantomWriter(
+        plane="sagittal", spacing_mm=(2.0, 2.0, 2.0), shape=(88, 128, 128), centre_lps=CENTRE_LPS, attributes=MARKERS
+    ).write_volume(make_head().volume, folder / "head")
+    flair = PhantomWriter(contrast=Contrast.FLAIR, attributes=MARKERS).write(folder / "flair")
+    without_uid = folder / "without-uid.dcm"
+    dataset = pydicom.dcmread(head.files[0])
+    dataset.SeriesInstanceUID = "zzmarker/../../1"
+    dataset.save_as(without_uid)
+
+    pacs = ReceivingPacs(folder / "pacs")
+    metrics_port, attempts = free_port(), folder / "refused-sockets"
+    daemon = RunningDaemon(
+        folder / "daemon",
+        destinations=[pacs],
+        daemon={
+            "metrics": {"port": metrics_port},
+            "log": {"level": "debug", "format": "json"},
+            "delivery": {"back_off_first": 1, "back_off_cap": 2},
+        },
+    )
+    daemon.environment = {
+        "PYTHONPATH": str(CHECKOUT / "tests" / "offline_guard"),
+        "ANOMALYD_TEST_ALLOWED": f"127.0.0.1:{pacs.port},127.0.0.1:{daemon.port}",
+        "ANOMALYD_TEST_ATTEMPTS": str(attempts),
+    }
+    titles: set[str] = set()
+
+    def first_delivery_failed() -> bool:
+        titles.update(_titles(daemon))
+        return _audited(daemon, "retried")
+
+    with daemon:
+        statuses = {
+            "head": daemon.send(head.files),
+            "head again": daemon.send(head.files),
+            "flair": daemon.send(flair.files),
+            "without uid": daemon.send([without_uid]),
+        }
+        wait_until(first_delivery_failed, limit_s=LIMIT_S, what="a first delivery that fails", step_s=0.2)
+        with pacs:
+            daemon.wait_until_ended(head.series_uid, flair.series_uid, limit_s=LIMIT_S)
+            with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=10) as page:
+                metrics = page.read().decode()
+            answers = {name: _answer(daemon, name.split()) for name in _commands(head.series_uid)}
+        store = daemon.open_store()
+        found = jobs(store)
+        store.close()
+    return Evidence(daemon, pacs, head, flair, statuses, frozenset(titles), metrics, answers, attempts, found)
+
+
+def _commands(series: SeriesUID) -> tuple[str, ...]:
+    return ("status", "jobs", "jobs --json", "audit --json", f"explain {series}", "check", "verify")
+
+
+def _answer(daemon: RunningDaemon, command: list[str]) -> str:
+    run = daemon.command(*command)
+    return run.stdout + run.stderr
+
+
+def _audited(daemon: RunningDaemon, kind: str) -> bool:
+    database = sqlite3.connect(f"file:{daemon.store_root / 'anomalyd.db'}?mode=ro", uri=True)
+    try:
+        return bool(database.execute("SELECT count(*) FROM audit WHERE kind = ?", (kind,)).fetchone()[0])
+    finally:
+        database.close()
+
+
+def _titles(daemon: RunningDaemon) -> Iterator[str]:
+    """What `ps` shows of every process of the daemon."""
+    for role in daemon.roles:
+        for pid in daemon.processes(role):
+            for name in ("cmdline", "comm"):
+                path = Path(f"/proc/{pid}/{name}")
+                yield path.read_bytes().replace(b"\0", b" ").decode(errors="replace") if path.exists() else ""
+
+
+def markers_in(text: str) -> list[str]:
+    """Which of the planted values stand in a text."""
+    lower = text.lower()
+    return [marker for marker in FORBIDDEN if marker in lower]
+
+
+def test_no_role_tries_to_reach_anything_but_the_pacs(evidence: Evidence) -> None:
+    """Promise (DESIGN 2): no role needs the network for anything but DICOM."""
+    assert len(evidence.pacs.files) >= evidence.head.grid.shape[0]
+    assert not evidence.refused_sockets.exists(), evidence.refused_sockets.read_text()
+
+
+@pytest.mark.parametrize("role", ["gateway", "dispatcher", "worker"])
+def test_no_patient_data_in_the_logs(evidence: Evidence, role: str) -> None:
+    """Promise (DESIGN 2): no patient name, ID, accession number or birth date in logs."""
+    log = evidence.daemon.log_text(role)  # type: ignore[arg-type]  # parametrize gives str
+    assert log
+    assert markers_in(log) == []
+
+
+def test_no_patient_data_in_the_database_but_in_the_study_table(evidence: Evidence) -> None:
+    """Promise (DESIGN 2): audit rows hold a keyed hash, clear text stands in `study` alone."""
+    tables = [str(name) for (name,) in evidence.rows("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    found = {table: markers_in(json.dumps(evidence.rows(f"SELECT * FROM {table}"), default=str)) for table in tables}  # noqa: S608 - names from the schema
+    assert found.pop("study")
+    assert {table: markers for table, markers in found.items() if markers} == {}
+    hashes = evidence.rows("SELECT count(DISTINCT patient_hash) FROM audit WHERE patient_hash IS NOT NULL")
+    assert hashes == [(1,)]
+
+
+def test_no_patient_data_in_names_of_files(evidence: Evidence) -> None:
+    """Promise (DESIGN 2 and 4, promise 10): names come from digests, never from received strings."""
+    names = [str(path.relative_to(evidence.daemon.root)) for path in evidence.daemon.root.rglob("*")]
+    assert len(names) > 10
+    assert markers_in("\n".join(names)) == []
+    received = [evidence.head.study_uid, evidence.head.series_uid]
+    assert [name for name in names if any(uid in name for uid in received)] == []
+
+
+def test_no_patient_data_in_process_titles_and_metrics(evidence: Evidence) -> None:
+    """Promise (DESIGN 2)."""
+    assert any("anomalyd" in title for title in evidence.titles)
+    assert markers_in("\n".join(evidence.titles)) == []
+    assert "anomalyd" in evidence.metrics
+    assert markers_in(evidence.metrics) == []
+
+
+def test_no_patient_data_in_what_commands_print(evidence: Evidence) -> None:
+    """Promise (DESIGN 2): also for who looks over the administrator's shoulder."""
+    assert {name: markers_in(text) for name, text in evidence.answers.items() if markers_in(text)} == {}
+
+
+def test_directories_and_files_are_for_the_daemon_alone(evidence: Evidence) -> None:
+    """Promise (DESIGN 4, promise 10): directories 0700, files 0600."""
+    root = evidence.daemon.store_root
+    modes = {str(path.relative_to(root)): path.stat().st_mode & 0o077 for path in (root, *root.rglob("*"))}
+    assert {name: oct(mode) for name, mode in modes.items() if mode} == {}
+
+
+def test_the_patient_stands_in_the_results_as_in_the_source(evidence: Evidence) -> None:
+    """Positive control of the tests above: the markers did go through."""
+    for result in evidence.pacs.datasets():
+        for keyword in PATIENT_MARKERS:
+            assert str(result[keyword].value) == PATIENT_MARKERS[keyword]
+
+
+def test_the_same_images_twice_are_one_job_and_one_set_of_results(evidence: Evidence) -> None:
+    """Promise (DESIGN 4, promises 2, 4 and 6)."""
+    count = len(evidence.head.files)
+    assert evidence.statuses["head"] == evidence.statuses["head again"] == [0x0000] * count
+    assert [job.state for job in evidence.jobs] == [JobState.DONE]
+    kinds = Counter(str(kind) for (kind,) in evidence.rows("SELECT kind FROM audit"))
+    assert (kinds["duplicate"], kinds["queued"], kinds["finished"]) == (count, 1, 1)
+    assert Counter(evidence.pacs.stores).most_common(1)[0][1] == 1
+
+
+def test_one_version_line_everywhere(evidence: Evidence) -> None:
+    """Promise (DESIGN 2): one source for product version, bundle id and digest."""
+    job = evidence.jobs[0]
+    lines: set[str] = set()
+    for result in evidence.pacs.datasets():
+        assert "\\" not in str(result.SoftwareVersions)
+        lines.add(str(result.SoftwareVersions))
+        lines.update(
+            str(item.SoftwareVersions)
+            for item in result.ContributingEquipmentSequence
+            if item.get("Manufacturer") == "anomalyd"
+        )
+    for seg in evidence.results(SegmentationStorage):
+        for segment in seg.SegmentSequence:
+            lines.update(str(item.AlgorithmVersion) for item in segment.SegmentationAlgorithmIdentificationSequence)
+    assert job.report is not None
+    bundle = job.report["bundle"]
+    assert (bundle["id"], bundle["digest"]) == (job.bundle_id, job.bundle)
+    (audited,) = evidence.rows("SELECT bundle, detail FROM audit WHERE kind = 'finished'")
+    assert audited[0] == job.bundle
+    (line,) = lines
+    assert line.startswith("anomalyd ")
+    assert job.bundle_id in line
+    assert job.bundle[:16] in line
+    assert line in json.dumps(job.report)
+    assert line in str(audited[1])
+
+
+def test_heatmaps_for_every_slice_and_at_most_one_seg(evidence: Evidence) -> None:
+    """RESULTS 0: one heatmap per source slice; a SEG where something was found."""
+    assert len(evidence.results(SecondaryCaptureImageStorage)) == evidence.head.grid.shape[0]
+    lesions = (evidence.jobs[0].report or {})["lesions"]
+    assert len(evidence.results(SegmentationStorage)) == (1 if lesions else 0)
+
+
+def test_what_is_not_analysed_says_why(evidence: Evidence) -> None:
+    """Every series that is not analysed has an audit row with the criterion that failed and its value."""
+    (refused,) = evidence.rows("SELECT series_uid, detail FROM audit WHERE kind = 'refused'")
+    detail = json.loads(str(refused[1]))
+    assert refused[0] == evidence.flair.series_uid
+    assert set(detail) >= {"criterion", "value", "limit", "text"}
+    assert "no bundle for this contrast" in detail["text"].lower()
+    assert evidence.statuses["without uid"][0] & 0xF000 == 0xC000
+    assert evidence.rows("SELECT count(*) FROM audit WHERE kind = 'rejected'") == [(1,)]
