@@ -1,0 +1,86 @@
+"""The denoising network and its schedule: diffusers' UNet2DModel between pixel_unshuffle and pixel_shuffle.
+
+A slice of 2 mm pixels becomes four channels at half the size: every layer sees a quarter of the pixels, which makes it
+five times faster than a narrow network at full size (METHOD section 7). The network predicts the clean slice itself.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor, nn
+
+from anomalyd.pipeline.bundle import NetworkSettings
+
+TRAIN_TIMESTEPS = 1000
+OFFSET = 0.008
+MAX_BETA = 0.999
+
+
+class DenoisingNetwork(nn.Module):
+    """(n, 1, rows, columns) noisy slices in [-1, 1] and (n,) time steps -> the clean slices, same range."""
+
+    def __init__(self, settings: NetworkSettings) -> None:
+        super().__init__()
+        self.unshuffle = settings.unshuffle
+        channels = settings.unshuffle**2
+        levels = len(settings.widths)
+        self.unet: Any = UNet2DModel(
+            in_channels=channels,
+            out_channels=channels,
+            block_out_channels=settings.widths,
+            layers_per_block=settings.layers_per_block,
+            down_block_types=("DownBlock2D",) * levels,
+            up_block_types=("UpBlock2D",) * levels,
+            norm_num_groups=settings.norm_groups,
+            add_attention=False,
+            resnet_time_scale_shift="scale_shift",
+        )
+        nn.init.zeros_(self.unet.conv_out.weight)
+        nn.init.zeros_(self.unet.conv_out.bias)
+
+    def forward(self, noisy: Tensor, timesteps: Tensor) -> Tensor:
+        """The predicted clean slices."""
+        small = nn.functional.pixel_unshuffle(noisy, self.unshuffle)
+        small = small.contiguous(memory_format=torch.channels_last)
+        out: Tensor = self.unet(small, timesteps, return_dict=False)[0]
+        return nn.functional.pixel_shuffle(out.float(), self.unshuffle)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Schedule:
+    """sqrt(alpha bar) and sqrt(1 - alpha bar) by index 0..999 of the cosine schedule (METHOD section 2)."""
+
+    signal: Tensor
+    noise: Tensor
+
+    def noisy(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Slices in [-1, 1] with noise added; timesteps: (n,) indices."""
+        shape = (-1,) + (1,) * (clean.dim() - 1)
+        return self.signal[timesteps].view(shape) * clean + self.noise[timesteps].view(shape) * noise
+
+
+def schedule() -> Schedule:
+    """diffusers' squaredcos_cap_v2, T = 1000, in float64 before it is rounded.
+
+    DDPMScheduler multiplies in float32 and is up to 2.4e-6 off the published buffers; this is them to 3e-8.
+    """
+    steps = torch.arange(TRAIN_TIMESTEPS + 1, dtype=torch.float64) / TRAIN_TIMESTEPS
+    bar = torch.cos((steps + OFFSET) / (1 + OFFSET) * math.pi / 2) ** 2
+    betas = (1 - bar[1:] / bar[:-1]).clamp(0.0, MAX_BETA)
+    signal = torch.cumprod(1 - betas, 0)
+    return Schedule(signal.sqrt().float(), (1 - signal).sqrt().float())
+
+
+def build_network(settings: NetworkSettings) -> DenoisingNetwork:
+    """A network with its first weights (torch's global seed decides them), channels last."""
+    network = DenoisingNetwork(settings)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
+    return network
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Number of trained values."""
+    return sum(p.numel() for p in network.parameters())

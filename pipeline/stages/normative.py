@@ -1,0 +1,73 @@
+"""What is compared with healthy people, voxel by voxel: z-scores of components against the bundle's statistics.
+
+Components, each smoothed: `ssim` = 1 - SSIM-ens; `residual` = image - reconstruction (signed); `intensity` = the image
+itself (signed), the detector without a network of METHOD section 9.
+"""
+
+import numpy as np
+from scipy import ndimage
+
+from anomalyd.pipeline.bundle import Normative, ScoreSettings
+from anomalyd.pipeline.stages.score import erode, ssim_ensemble
+from anomalyd.pipeline.volume import BoolMap, FloatMap
+
+SIGNED = ("residual", "intensity")
+COMPONENTS = ("ssim", *SIGNED)
+SPREAD_FLOOR = {"ssim": 0.03, "residual": 0.02, "intensity": 0.04}
+
+
+def components(
+    image: FloatMap, reconstruction: FloatMap, mask: BoolMap, names: tuple[str, ...], smooth_voxels: float
+) -> dict[str, FloatMap]:
+    """The named maps of one scan."""
+    made: dict[str, FloatMap] = {}
+    for name in names:
+        if name == "ssim":
+            raw = (1.0 - ssim_ensemble(image, reconstruction)) * mask
+        elif name == "residual":
+            raw = (image - reconstruction) * mask
+        else:
+            raw = image
+        made[name] = smooth_inside(raw.astype(np.float32), mask, smooth_voxels)
+    return made
+
+
+def smooth_inside(values: FloatMap, mask: BoolMap, sigma: float) -> FloatMap:
+    """Gaussian mean over the voxels of the mask alone; 0 outside."""
+    if sigma <= 0:
+        return np.where(mask, values, np.float32(0.0)).astype(np.float32)
+    weight = ndimage.gaussian_filter(mask.astype(np.float32), sigma, truncate=3.0)
+    total = ndimage.gaussian_filter(np.where(mask, values, np.float32(0.0)).astype(np.float32), sigma, truncate=3.0)
+    return np.where(mask, total / np.maximum(weight, 1e-3), 0.0).astype(np.float32)
+
+
+def normative_score(
+    found: dict[str, FloatMap], normative: Normative, mask: BoolMap, settings: ScoreSettings
+) -> FloatMap:
+    """Weighted sum of z-scores (absolute for signed components), >= 0, 0 outside the eroded mask."""
+    total = np.zeros(mask.shape, dtype=np.float32)
+    for name, weight in settings.weights.items():
+        z = (found[name] - normative.mean[name]) / normative.spread[name]
+        total += np.float32(weight) * (np.abs(z) if name in SIGNED else z)
+    inside = erode(mask, settings.erode_voxels)
+    return np.where(inside, np.maximum(total, 0.0), 0.0).astype(np.float32)
+
+
+def statistics(scans: list[dict[str, FloatMap]], masks: list[BoolMap], smooth_voxels: float = 1.0) -> Normative:
+    """Mean and spread of each component over healthy scans, where a voxel is brain; smoothed, spread floored."""
+    weight = np.sum([mask.astype(np.float32) for mask in masks], axis=0)
+    known = weight >= 3  # noqa: PLR2004 - two values give no spread
+    mean: dict[str, FloatMap] = {}
+    spread: dict[str, FloatMap] = {}
+    for name in scans[0]:
+        total = np.sum([np.where(m, s[name], 0.0) for s, m in zip(scans, masks, strict=True)], axis=0)
+        centre = total / np.maximum(weight, 1.0)
+        squares = np.sum([np.where(m, (s[name] - centre) ** 2, 0.0) for s, m in zip(scans, masks, strict=True)], axis=0)
+        variance = squares / np.maximum(weight - 1.0, 1.0)
+        typical = float(np.median(variance[known])) if known.any() else 1.0
+        variance = np.where(known, variance, 4.0 * typical)
+        floor = SPREAD_FLOOR[name]
+        mean[name] = smooth_inside(centre.astype(np.float32), weight > 0, smooth_voxels)
+        smooth = ndimage.gaussian_filter(variance.astype(np.float32), smooth_voxels, truncate=3.0)
+        spread[name] = np.maximum(np.sqrt(smooth), floor).astype(np.float32)
+    return Normative(mean, spread)
