@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from anomalyd import __version__
-from anomalyd.daemon.commands import roles, sending
+from anomalyd.daemon.commands import queue, roles, sending, status, watch
 from anomalyd.daemon.commands.options import ConfigOption
 from anomalyd.errors import AnomalydError, Broken, ConfigError
 
@@ -47,7 +47,7 @@ def _top(
     context.obj = config
 
 
-for commands in (roles, sending):
+for commands in (roles, sending, status, watch, queue):
     commands.register(app)
 
 

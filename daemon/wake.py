@@ -55,6 +55,19 @@ def notify(root: Path, role: Role) -> int:
     return woken
 
 
+def waiters(root: Path, role: Role) -> int:
+    """How many of `role` listen at this moment; wakes nobody."""
+    folder, found = root / WAKE_FOLDER, 0
+    with _opened(folder) as handle:
+        if handle is None:
+            return 0
+        for name in [entry.name for entry in folder.iterdir() if entry.name.startswith(f"{role}-")]:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+                probe.connect(_address(handle, name))
+                found += 1
+    return found
+
+
 class Waiter:
     """The waking end for one role; a context manager, waited on by one thread."""
 

@@ -1,0 +1,102 @@
+"""`jobs`, `retry`, `cancel`, `acknowledge`: the queue as a person sees and moves it."""
+
+import getpass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from anomalyd.daemon.commands.opened import opened
+from anomalyd.daemon.commands.options import ConfigOption, JsonOption
+from anomalyd.daemon.commands.render import age, console, local, table, write_json
+
+if TYPE_CHECKING:
+    from anomalyd.storage.jobs import Job
+
+JobArgument = Annotated[int, typer.Argument(metavar="JOB", help="Number as `anomalyd jobs` shows it.")]
+JOB_STATES = ("queued", "leased", "done", "withheld", "failed", "superseded", "cancelled")
+
+
+def _state(text: str | None) -> str | None:
+    if text is not None and text not in JOB_STATES:
+        raise typer.BadParameter(f"{text!r}: one of {', '.join(JOB_STATES)}")
+    return text
+
+
+def jobs(
+    state: Annotated[str | None, typer.Option(callback=_state, metavar="S", help=" | ".join(JOB_STATES))] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Jobs, newest first."""
+    from anomalyd.storage.jobs import jobs as all_jobs
+    from anomalyd.storage.tables import JobState
+
+    with opened(config) as (_, store):
+        found = all_jobs(store, JobState(state) if state else None)
+    if as_json:
+        write_json([_facts(job) for job in found])
+        return
+    shown = table("Jobs", "#job", "state", "stage", "contrast", "bundle", "#tries", "made", "took", "series", "why")
+    for job in found:
+        took = age(job.started_at, job.finished_at) if job.started_at and job.finished_at else ""
+        stage = job.stage or "" if job.state is JobState.LEASED else ""
+        shown.add_row(
+            str(job.id), job.state, stage, job.contrast, job.bundle_id, str(job.attempts), local(job.created_at), took,
+            job.series_uid, job.reason or "",
+        )  # fmt: skip
+    console().print(shown if found else "no jobs")
+
+
+def _facts(job: "Job") -> dict[str, Any]:
+    names = (
+        "id", "state", "stage", "kind", "contrast", "bundle_id", "bundle", "study_uid", "series_uid", "instance_set",
+        "attempts", "worker", "created_at", "started_at", "finished_at", "reason", "warnings", "superseded_by",
+    )  # fmt: skip
+    return {name: getattr(job, name) for name in names}
+
+
+def retry(job: JobArgument, config: ConfigOption = None) -> None:
+    """Try again: a failed, withheld or cancelled analysis, or its deliveries that were refused or given up."""
+    from anomalyd.daemon.wake import Role, notify
+    from anomalyd.storage.deliveries import retry_deliveries
+    from anomalyd.storage.jobs import job as find_job
+    from anomalyd.storage.queue import retry_job
+
+    with opened(config) as (_, store):
+        find_job(store, job)
+        revived = retry_deliveries(store, job)
+        if revived:
+            notify(store.root, Role.DISPATCHER)
+            typer.echo(f"job {job}: {revived} deliveries are due again")
+            return
+        queued = retry_job(store, job)
+        notify(store.root, Role.WORKER)
+        typer.echo(f"job {queued.id}: queued again")
+
+
+def cancel(job: JobArgument, config: ConfigOption = None) -> None:
+    """Take a job out of the queue, or close a failed one."""
+    from anomalyd.storage.queue import cancel_job
+
+    with opened(config) as (_, store):
+        cancelled = cancel_job(store, job)
+    typer.echo(f"job {cancelled.id}: cancelled")
+
+
+def acknowledge(
+    alarm: Annotated[int, typer.Argument(metavar="ALARM", help="Number as `anomalyd status` shows it.")],
+    by: Annotated[str | None, typer.Option(metavar="NAME", help="Who has looked; else the user name.")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Close an alarm: somebody has looked."""
+    from anomalyd.storage.alarms import acknowledge as close
+
+    with opened(config) as (_, store):
+        close(store, alarm, by or getpass.getuser())
+    typer.echo(f"alarm {alarm}: acknowledged")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    for command in (jobs, retry, cancel, acknowledge):
+        app.command(rich_help_panel="Look")(command)
