@@ -67,6 +67,10 @@ class Elements:
         """The items of a sequence."""
         return self._items(tag_for_keyword(keyword))
 
+    def raw(self, keyword: str) -> bytes:
+        """The value as it was received; empty when absent."""
+        return self._raw(tag_for_keyword(keyword))[1]
+
     def private_text(self, group: int, creator: str, offset: int) -> str:
         """A private value as text; empty when absent."""
         return "\\".join(self._texts(self._private_tag(group, creator, offset)))

@@ -11,7 +11,7 @@ _POSITION, _ORIENTATION = 3, 6
 
 @dataclass(frozen=True, slots=True)
 class FrameHeader:
-    """One image plane: position in LPS mm; orientation: row, then column cosine; spacing of rows and of columns in mm."""
+    """One image plane: position in LPS mm; orientation: row, then column cosine; spacing of rows, of columns in mm."""
 
     number: int | None
     """1-based frame of an Enhanced object; None for a classic one."""

@@ -1,7 +1,8 @@
 """Where slices lie: pure functions on ImagePositionPatient and ImageOrientationPatient (PS3.3 C.7.6.2.1.1), LPS mm.
 
 Order, spacing and gaps come from positions along the normal. Instance numbers, SliceLocation, SliceThickness and
-SpacingBetweenSlices are never asked: vendors number against the normal, and the tags are absent, negative or profile widths.
+SpacingBetweenSlices are never asked: vendors number against the normal, and the tags are absent, negative or the width
+of a slice profile.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from anomalyd.pipeline.volume import Affine, PointsLPS
 UnitLPS = NDArray[np.float64]
 
 COSINE_TOLERANCE = 1e-3
-"""Difference of a direction cosine within one stack, and of row and column from a right angle: vendors round to 5 digits."""
+"""Difference of a direction cosine within one stack, and of row and column from a right angle: vendors round."""
 POSITION_TOLERANCE = 0.02
 """Distance of a slice from its place in the even stack, as a share of the slice step."""
 POSITION_ROUNDING_MM = Millimetre(0.06)
@@ -72,7 +73,7 @@ def directions(orientation: Sequence[float]) -> tuple[UnitLPS, UnitLPS, UnitLPS]
     angles within COSINE_TOLERANCE.
     """
     row, column = np.asarray(orientation[:3], dtype=np.float64), np.asarray(orientation[3:], dtype=np.float64)
-    lengths = np.linalg.norm(row), np.linalg.norm(column)
+    lengths = float(np.linalg.norm(row)), float(np.linalg.norm(column))
     worst = max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(float(row @ column)))
     if not worst <= COSINE_TOLERANCE:
         raise Ineligible(
@@ -102,12 +103,12 @@ def even_stack(positions_lps: PointsLPS, normal: UnitLPS) -> Stack:
     steps = gaps[gaps > SAME_PLACE_MM]
     if not len(steps):
         return Stack(np.zeros(len(along), dtype=np.int64), 1, Millimetre(0.0), float(along.min()))
-    # Missing slices make long gaps, never short ones: the least gap that is not a mere rounding of another is the step.
-    step = float(np.median(steps[steps <= steps.min() * 1.5]))
+    # The lower median is a gap that occurs: missing slices make some gaps longer, none shorter.
+    step = float(np.sort(steps)[(len(steps) - 1) // 2])
     first = float(along.min())
     slots = np.rint((along - first) / step).astype(np.int64)
-    if len(along) > 1:  # the mean step over the whole stack is exact where neighbours are rounded
-        step, first = (float(value) for value in np.polyfit(slots, along, 1))
+    # The step fitted to the whole stack is exact where neighbours are rounded.
+    step, first = (float(value) for value in np.polyfit(slots, along, 1))
     off = np.abs(along - (first + slots * step))
     tolerance = max(POSITION_TOLERANCE * step, POSITION_ROUNDING_MM)
     if off.max() > tolerance:

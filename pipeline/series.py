@@ -183,10 +183,8 @@ def _faults(elements: Elements, pixels: PixelFormat, element: PixelElement | Non
     if truncated:
         return (f"truncated in attribute {truncated}",)
     if not (0 < pixels.rows <= MAX_SIDE and 0 < pixels.columns <= MAX_SIDE and frames <= MAX_FRAMES):
-        return (
-            f"image of {pixels.rows} x {pixels.columns} pixels and {frames} frames: "
-            f"1 to {MAX_SIDE} pixels and at most {MAX_FRAMES} frames are read",
-        )
+        size = f"{pixels.rows} x {pixels.columns} pixels and {frames} frames"
+        return (f"image of {size}: 1 to {MAX_SIDE} pixels and at most {MAX_FRAMES} frames are read",)
     if element is None:
         return ("no pixel data",)
     present = min(element.stated_length, element.present_bytes)
