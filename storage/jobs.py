@@ -129,7 +129,8 @@ def jobs_of_series(store: Store, study_uid: StudyUID, series_uid: SeriesUID) -> 
 
 def results_of(store: Store, job_id: int) -> tuple[ResultRow, ...]:
     """What a job made, in the order of making."""
-    wanted = select(t.Result).where(t.Result.job_id == job_id).order_by(t.Result.id)
+    columns = [getattr(t.Result, name) for name in ResultRow.__dataclass_fields__]
+    wanted = select(*columns).where(t.Result.job_id == job_id, t.Result.purged_at.is_(None)).order_by(t.Result.id)
     with store.read() as connection:
         return tuple(ResultRow(**row) for row in connection.execute(wanted).mappings())
 

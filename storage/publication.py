@@ -79,6 +79,7 @@ def _result_row(connection: Connection, job: Job, result: NewResult, now: dateti
         "sha256": result.file.sha256,
         "length": result.file.length,
         "created_at": now,
+        "purged_at": None,
     }
     same_uid = t.Result.sop_instance_uid == result.sop_instance_uid
     known = connection.execute(select(t.Result.id, t.Result.job_id).where(same_uid)).first()

@@ -260,6 +260,8 @@ class Result(Base):
     sha256: Mapped[Digest]
     length: Mapped[int]
     created_at: Mapped[datetime]
+    purged_at: Mapped[datetime | None]
+    """To be removed: the row goes after its file, so that a crash in between leaves no file that nobody knows."""
 
 
 class Delivery(Base):
