@@ -66,7 +66,7 @@ def study_attributes(*, study_uid: str, series_uid: str, character_set: Sequence
     ds = Dataset()
     if character_set:
         ds.SpecificCharacterSet = list(character_set) if len(character_set) > 1 else character_set[0]
-    ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = "Phantom^Head", "PHANTOM-1", "19800101", "O"
+    ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = "Made^Head", "MADE-1", "19800101", "O"
     ds.PatientAge, ds.PatientWeight = "046Y", "70"
     ds.StudyInstanceUID, ds.StudyID, ds.AccessionNumber = study_uid, "1", "ACC-PHANTOM-1"
     ds.StudyDate = ds.SeriesDate = ds.AcquisitionDate = ds.ContentDate = STAMP_DATE
