@@ -1,13 +1,14 @@
 """The `pipeline:` section of config.yaml."""
 
 import difflib
+import hashlib
 import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from anomalyd.ids import duration_s
+from anomalyd.ids import Digest, duration_s
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -50,6 +51,13 @@ class AnalysisSettings(BaseModel):
 
     voxel_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Cut at this calibrated healthy voxel rate (0.01, 0.05, 0.10) instead of the operating point."""
+    false_findings_per_scan: Annotated[float, Field(gt=0)] = 1.0
+    """Operating point: false findings per healthy scan that the calibration allows; unused with voxel_rate."""
+
+    @property
+    def digest(self) -> Digest:
+        """SHA-256 of the values, as it stands in jobs and result UIDs (DESIGN 11)."""
+        return Digest(hashlib.sha256(self.model_dump_json().encode()).hexdigest())
 
 
 class PipelineSettings(BaseModel):
@@ -73,4 +81,4 @@ class PipelineSettings(BaseModel):
     @property
     def analysis(self) -> AnalysisSettings:
         """The part that changes a result."""
-        return AnalysisSettings(voxel_rate=self.voxel_rate)
+        return AnalysisSettings(voxel_rate=self.voxel_rate, false_findings_per_scan=self.false_findings_per_scan)

@@ -208,7 +208,7 @@ def retry_job(store: Store, job_id: int) -> Job:
         return job_by_id(connection, job_id)
 
 
-def cancel_job(store: Store, job_id: int) -> Job:
+def cancel_job(store: Store, job_id: int, *, by: str = "hand") -> Job:
     """Takes a queued or leased job out of the queue (its worker loses the lease); raises NoSuchJob, NotPossible.
 
     A failed one is closed by this too: retention may then remove its series.
@@ -220,7 +220,7 @@ def cancel_job(store: Store, job_id: int) -> Job:
             raise NotPossible(f"job {job_id} is {_told(old)}: only a queued, running or failed one can be cancelled")
         values = {"state": JobState.CANCELLED, "worker": None, "lease_until": None, "finished_at": now}
         connection.execute(update(t.Job).where(t.Job.id == job_id).values(**values))
-        append(connection, event_of(connection, old, AuditKind.CANCELLED, now, detail={"by": "hand", "was": old.state}))
+        append(connection, event_of(connection, old, AuditKind.CANCELLED, now, detail={"by": by, "was": old.state}))
         return job_by_id(connection, job_id)
 
 

@@ -1,0 +1,31 @@
+"""Which bundles are in force, one for each contrast."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from anomalyd.errors import ConfigError
+from anomalyd.pipeline.bundle import bundle_identity, shipped_bundles
+from anomalyd.pipeline.finding import Contrast, Model
+from anomalyd.pipeline.settings import PipelineSettings
+
+
+def bundle_paths(settings: PipelineSettings) -> tuple[Path, ...]:
+    """The configured bundles, or those that ship with the package."""
+    return settings.bundles or shipped_bundles()
+
+
+def bundles_in_force(settings: PipelineSettings) -> Mapping[Contrast, Model]:
+    """Contrast -> model, every file checked, without torch.
+
+    Raises ConfigError where two serve one contrast or a directory is no bundle; Broken where a file was altered.
+    """
+    found: dict[Contrast, Model] = {}
+    for path in bundle_paths(settings):
+        model = bundle_identity(path)
+        if model.contrast in found:
+            raise ConfigError(
+                f"pipeline.bundles: {found[model.contrast].bundle_id} and {model.bundle_id} both are for "
+                f"{model.contrast}: name one of them"
+            )
+        found[model.contrast] = model
+    return found
