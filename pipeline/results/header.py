@@ -94,6 +94,8 @@ def read_source(headers: Iterable[Dataset], volume: Volume) -> Source:
         raise Ineligible("frame_of_reference", None, "1 UID", "no FrameOfReferenceUID: a result could not be placed")
     _check_orientation(planes)
     windows = [plane.window for plane in planes if plane.window is not None]
+    if elements.text("PhotometricInterpretation") == "MONOCHROME1":
+        windows = []  # the reader turned the values over, the window would be that of the negative
     distance = volume.grid.spacing_mm[0]
     return Source(
         first,
