@@ -1,0 +1,230 @@
+"""What happened, in sentences: one line for an audit row, or for many that say the same of image after image."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from anomalyd.storage.audit import AuditKind, AuditRow, condensed
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """One line of a history: when it began, when it ended, what happened, how it went."""
+
+    at: datetime
+    until: datetime
+    what: str
+    outcome: str
+    kind: str
+
+
+def told(rows: Sequence[AuditRow]) -> tuple[Sentence, ...]:
+    """A history on one page, oldest first."""
+    return tuple(
+        Sentence(entry.row.at, entry.last_at, sentence(entry.row, entry.count), entry.row.outcome, entry.row.kind)
+        for entry in condensed(tuple(rows))
+    )
+
+
+def sentence(row: AuditRow, count: int = 1) -> str:
+    """One audit row in words; count: so many rows that say the same."""
+    teller = _TELLERS.get(row.kind)
+    if teller is None:
+        return f"{row.kind.replace('_', ' ')} {_rest(row.detail)}".strip()
+    return teller(_Told(row, count, row.detail))
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    row: AuditRow
+    count: int
+    detail: Mapping[str, Any]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.detail.get(name, "?")
+
+    @property
+    def sender(self) -> str:
+        called = f", who called {self.row.called_ae}" if self.row.called_ae else ""
+        return f"{self.row.calling_ae or 'an unnamed sender'} at {self.row.address or 'an unknown address'}{called}"
+
+    @property
+    def images(self) -> str:
+        return "1 image" if self.count == 1 else f"{self.count} images"
+
+    @property
+    def results(self) -> str:
+        return f"1 {self['kind']}" if self.count == 1 else f"{self.count} results"
+
+    @property
+    def job(self) -> str:
+        return f"job {self.row.job_id}"
+
+
+def _received(told: _Told) -> str:
+    return f"received {told.images} from {told.sender}"
+
+
+def _duplicate(told: _Told) -> str:
+    return f"{told.images} came again from {told.sender}: the same bytes, kept once"
+
+
+def _conflict(told: _Told) -> str:
+    return (
+        f"{told.images} with a known SOP Instance UID and other content from {told.sender}: kept beside, not analysed"
+    )
+
+
+def _rejected(told: _Told) -> str:
+    return f"refused {told.images} from {told.sender} with status {told['status']}: {told['reason']}"
+
+
+def _association_rejected(told: _Told) -> str:
+    return f"rejected an association of {told.sender}: {told['reason']}"
+
+
+def _closed(told: _Told) -> str:
+    return f"series taken as complete by the rule {told['rule']}: {told['text']} ({told['instances']} images)"
+
+
+def _selected(told: _Told) -> str:
+    left_out = told.detail.get("left_out") or ()
+    warnings = told.detail.get("warnings") or ()
+    notes = "".join(f"; left out: {text}" for text in left_out) + "".join(f"; warning: {text}" for text in warnings)
+    return f"chosen for analysis: {told['contrast']}, {told['instances']} images, bundle {told['bundle_id']}{notes}"
+
+
+def _refused(told: _Told) -> str:
+    return f"not analysed: {told['text']} (criterion {told['criterion']}: {told['value']}, limit {told['limit']})"
+
+
+def _queued(told: _Told) -> str:
+    return f"{told.job} queued"
+
+
+def _started(told: _Told) -> str:
+    return f"{told.job} started by {told['worker']}, try {told['attempt']}"
+
+
+def _finished(told: _Told) -> str:
+    lesions = told.detail.get("lesions")
+    found = "nothing found, no SEG" if told.detail.get("nothing_found") else f"{lesions} candidate regions found"
+    if lesions == 1:
+        found = "1 candidate region found"
+    made = ", ".join(f"{count} {kind}" for kind, count in sorted((told.detail.get("results") or {}).items()))
+    took = f"{_seconds(told['seconds'])} (waited {_seconds(told['waited_s'])})"
+    return f"{told.job} finished after {took}: {found}; made {made or 'nothing'}"
+
+
+def _withheld(told: _Told) -> str:
+    return f"{told.job} withheld its result: {told['reason']}"
+
+
+def _failed(told: _Told) -> str:
+    return f"{told.job} failed for good after {told['attempts']} tries: {told['reason']}"
+
+
+def _requeued(told: _Told) -> str:
+    again = told.detail.get("again_in_s")
+    why = told.detail.get("reason") or ("asked for by hand" if told.detail.get("by") == "hand" else "tried again")
+    return f"{told.job} back in the queue: {why}" + (f"; again in {_seconds(again)}" if again is not None else "")
+
+
+def _superseded(told: _Told) -> str:
+    dropped = told.detail.get("deliveries_dropped") or 0
+    more = f"; {dropped} unsent results dropped" if dropped else ""
+    return f"{told.job} superseded by job {told['by_job']}, which has other images{more}"
+
+
+def _cancelled(told: _Told) -> str:
+    by = told.detail.get("by")
+    return f"{told.job} cancelled" + (f" by {by}" if by else f": {told['reason']}")
+
+
+def _sending(told: _Told) -> str:
+    return f"sending {told['objects']} results to {told.row.destination}, try {told['attempt']}"
+
+
+def _sent(told: _Told) -> str:
+    return f"{told.results} stored by {told.row.destination} (status {told['status']})"
+
+
+def _confirmed(told: _Told) -> str:
+    ways = {"response": "by its answer", "query": "by a query", "storage commitment": "by storage commitment"}
+    return f"{told.results} confirmed at {told.row.destination} {ways.get(str(told['how']), told['how'])}"
+
+
+def _retried(told: _Told) -> str:
+    return (
+        f"{told.results} not taken by {told.row.destination}: {told['error']}; again in {_seconds(told['again_in_s'])}"
+    )
+
+
+def _refused_by_peer(told: _Told) -> str:
+    return f"{told.results} refused for good by {told.row.destination}: {told['error']}"
+
+
+def _gave_up(told: _Told) -> str:
+    return f"gave up sending {told.results} to {told.row.destination}: {told['error']}"
+
+
+def _revived(told: _Told) -> str:
+    return f"{told.results} to {told.row.destination} due again, asked for by hand"
+
+
+def _purged(told: _Told) -> str:
+    return (
+        f"study forgotten on request: {told['images']} images and {told['results']} results of {told['series']} series"
+    )
+
+
+def _expired(told: _Told) -> str:
+    return f"removed by age ({told['keep_for_days']} days): {told['images']} images, {told['results']} results"
+
+
+def _alarm(told: _Told) -> str:
+    return f"alarm: {told['text']}"
+
+
+def _acknowledged(told: _Told) -> str:
+    return f"alarm {told['alarm_id']} ({told['subject']}) acknowledged by {told['by']}"
+
+
+def _seconds(value: Any) -> str:
+    return f"{value:.1f} s" if isinstance(value, int | float) else str(value)
+
+
+def _rest(detail: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in detail.items())
+
+
+_TELLERS: Mapping[str, Callable[[_Told], str]] = {
+    AuditKind.RECEIVED: _received,
+    AuditKind.DUPLICATE: _duplicate,
+    AuditKind.CONFLICT: _conflict,
+    AuditKind.REJECTED: _rejected,
+    AuditKind.ASSOCIATION_REJECTED: _association_rejected,
+    AuditKind.CLOSED: _closed,
+    AuditKind.SELECTED: _selected,
+    AuditKind.REFUSED: _refused,
+    AuditKind.QUEUED: _queued,
+    AuditKind.STARTED: _started,
+    AuditKind.FINISHED: _finished,
+    AuditKind.WITHHELD: _withheld,
+    AuditKind.FAILED: _failed,
+    AuditKind.REQUEUED: _requeued,
+    AuditKind.SUPERSEDED: _superseded,
+    AuditKind.CANCELLED: _cancelled,
+    AuditKind.SENDING: _sending,
+    AuditKind.SENT: _sent,
+    AuditKind.CONFIRMED: _confirmed,
+    AuditKind.RETRIED: _retried,
+    AuditKind.REFUSED_BY_PEER: _refused_by_peer,
+    AuditKind.GAVE_UP: _gave_up,
+    AuditKind.REVIVED: _revived,
+    AuditKind.PURGED: _purged,
+    AuditKind.EXPIRED: _expired,
+    AuditKind.ALARM: _alarm,
+    AuditKind.ACKNOWLEDGED: _acknowledged,
+}
