@@ -42,11 +42,7 @@ class Courier:
         self._store, self._to = store, to
         self._calling = daemon.ae_title
         self._parallel = daemon.delivery.parallel_associations
-        self._back_off = BackOff(
-            timedelta(seconds=daemon.delivery.back_off_first),
-            timedelta(seconds=daemon.delivery.back_off_cap),
-            timedelta(seconds=daemon.give_up_after),
-        )
+        self._back_off = back_off_of(daemon)
         self._kicked = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"courier-{to.name}")
@@ -159,6 +155,15 @@ class Courier:
         """After so long another dispatcher may think that this one is dead."""
         each = self._to.dimse_timeout + self._to.network_timeout
         return timedelta(seconds=self._to.connect_timeout + self._to.acse_timeout + objects * each)
+
+
+def back_off_of(daemon: DaemonSettings) -> BackOff:
+    """How long a failed delivery waits, and when it is given up."""
+    return BackOff(
+        timedelta(seconds=daemon.delivery.back_off_first),
+        timedelta(seconds=daemon.delivery.back_off_cap),
+        timedelta(seconds=daemon.give_up_after),
+    )
 
 
 def _next_group(told: "queue.SimpleQueue[_Answer]", sending: "Future[None]") -> list[_Answer]:

@@ -17,6 +17,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 MIN_THREADS = 4
 OVERDUE_FACTOR, OVERDUE_SLACK_S = 1.5, 2.0
 """A sweep that did not run for so long (monotonic) is started: APScheduler's wall clock was set back."""
+STUCK_S = 120.0
 log = structlog.get_logger()
 
 
@@ -33,7 +34,7 @@ class Sweep:
 class _Running:
     sweep: Sweep
     wanted_again: threading.Event = field(default_factory=threading.Event)
-    is_busy: bool = False
+    busy_since: float | None = None
     last_end: float = field(default_factory=time.monotonic)
 
 
@@ -80,20 +81,29 @@ class Timers:
         """Called every second or so: starts what a step of the wall clock has put off."""
         now = time.monotonic()
         for name, running in self._running.items():
-            if running.is_busy:
+            if running.busy_since is not None:
                 continue
             if now - running.last_end > running.sweep.every_s * OVERDUE_FACTOR + OVERDUE_SLACK_S:
                 log.warning("sweep.overdue", sweep=name, silent_s=round(now - running.last_end, 1))
                 running.last_end = now
                 self.kick(name)
 
+    def stuck(self) -> tuple[str, ...]:
+        """Frequent sweeps that have not come back for STUCK_S: the watchdog should know."""
+        now = time.monotonic()
+        return tuple(
+            name
+            for name, running in self._running.items()
+            if running.sweep.every_s < STUCK_S and running.busy_since is not None and now - running.busy_since > STUCK_S
+        )
+
     def _run(self, running: _Running) -> None:
         running.wanted_again.clear()
-        running.is_busy = True
+        running.busy_since = time.monotonic()
         try:
             running.sweep.run()
         finally:
-            running.last_end, running.is_busy = time.monotonic(), False
+            running.last_end, running.busy_since = time.monotonic(), None
             if running.wanted_again.is_set() and self._scheduler.running:
                 self._scheduler.modify_job(running.sweep.name, next_run_time=datetime.now(UTC))
 

@@ -1,0 +1,155 @@
+"""The dispatcher: decides, delivers, cleans up. Computes on no pixel and loads neither torch nor SimpleITK."""
+
+import threading
+import time
+from collections.abc import Mapping
+
+import structlog
+
+from anomalyd.daemon.bundles import bundles_in_force
+from anomalyd.daemon.dispatcher.closing import Closing
+from anomalyd.daemon.dispatcher.headers import Headers
+from anomalyd.daemon.dispatcher.outbox import Courier, back_off_of
+from anomalyd.daemon.dispatcher.reaping import reap_leases
+from anomalyd.daemon.dispatcher.retention import DiskWatch, remove_expired, verify_audit
+from anomalyd.daemon.dispatcher.selection import Selection
+from anomalyd.daemon.dispatcher.timers import Sweep, Timers
+from anomalyd.daemon.lifecycle import Lifecycle
+from anomalyd.daemon.settings import Settings
+from anomalyd.daemon.wake import Role, Waiter, notify
+from anomalyd.pipeline import rules
+from anomalyd.pipeline.finding import Contrast, Model
+from anomalyd.storage import deliveries
+from anomalyd.storage.alarms import AlarmKind, NewAlarm, raise_alarm
+from anomalyd.storage.engine import Store, open_store
+
+EXIT_OK = 0
+CLOSING_S = DELIVERY_S = 1.0
+LEASES_S = 5.0
+DISK_S = 30.0
+CHECKPOINT_S = 300.0
+RETENTION_S = 3600.0
+AUDIT_S = 86_400.0
+TICK_S = 1.0
+CALM_S = 0.05
+"""After a wake the next one is waited for so long: at 300 images a second one look is enough for many."""
+TELL_EVERY_S = 60.0
+log = structlog.get_logger()
+
+
+def run_dispatcher(settings: Settings, stop: threading.Event) -> int:
+    """Runs until `stop` is set; 0. Raises ConfigError for what only the administrator can mend."""
+    bundles = bundles_in_force(settings.pipeline)
+    store = open_store(settings.storage)
+    facts = {"bundles": {contrast.value: model.digest for contrast, model in bundles.items()}}
+    try:
+        with (
+            Lifecycle(store, Role.DISPATCHER, settings, facts) as life,
+            Waiter(store.root, Role.DISPATCHER) as waiter,
+        ):
+            Dispatcher(store, settings, bundles).run(waiter, stop, life)
+    finally:
+        store.close()
+    return EXIT_OK
+
+
+class Dispatcher:
+    """All sweeps over one store, and the couriers."""
+
+    def __init__(self, store: Store, settings: Settings, bundles: Mapping[Contrast, Model]) -> None:
+        daemon = settings.daemon
+        self._store, self._settings = store, settings
+        headers = Headers(store, rules.keywords(settings.pipeline))
+        self._closing = Closing(store, headers, settle_s=daemon.settle_period, quiet_s=daemon.series_quiet_period)
+        self._selection = Selection(store, headers, settings.pipeline, bundles)
+        self._couriers = {to.name: Courier(store, to, daemon) for to in daemon.destinations}
+        self._back_off = back_off_of(daemon)
+        self._told_at: dict[str, float] = {}
+        self._timers = Timers(self._sweeps(), self._tell_failure)
+
+    def run(self, waiter: Waiter, stop: threading.Event, life: Lifecycle) -> None:
+        """Recovers what a killed dispatcher left, then works until `stop`; returns when all threads have ended."""
+        recovered = deliveries.recover_sending(self._store)
+        outdated = self._selection.renew_outdated()
+        log.info("dispatcher.recovered", deliveries=recovered, jobs_renewed=outdated)
+        for courier in self._couriers.values():
+            courier.start()
+        self._timers.start()
+        life.ready()
+        try:
+            while not stop.is_set():
+                if waiter.wait(min(TICK_S, max(CALM_S, self._closing.next_due_s()))):
+                    self._timers.kick("closing", "delivery")
+                    stop.wait(CALM_S)
+                elif self._closing.next_due_s() <= 0.0:
+                    self._timers.kick("closing")
+                self._timers.check()
+                if not self._timers.stuck():
+                    life.alive()
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        for courier in self._couriers.values():
+            courier.stop()
+        self._timers.stop()
+        for courier in self._couriers.values():
+            courier.join()
+
+    def _sweeps(self) -> tuple[Sweep, ...]:
+        storage, attempts = self._settings.storage, self._settings.pipeline.max_attempts
+        return (
+            Sweep("closing", CLOSING_S, self._close_and_select),
+            Sweep("delivery", DELIVERY_S, self._deliver),
+            Sweep("leases", LEASES_S, lambda: self._reap(attempts)),
+            Sweep("disk", DISK_S, DiskWatch(self._store, storage).sweep),
+            Sweep("checkpoint", CHECKPOINT_S, self._checkpoint),
+            Sweep("retention", RETENTION_S, lambda: remove_expired(self._store, storage)),
+            Sweep("audit", AUDIT_S, lambda: verify_audit(self._store)),
+        )
+
+    def _close_and_select(self) -> None:
+        self._closing.sweep()
+        if self._selection.sweep():
+            notify(self._store.root, Role.WORKER)
+
+    def _deliver(self) -> None:
+        for name in deliveries.destinations_due(self._store):
+            courier = self._couriers.get(name)
+            if courier is not None:
+                courier.kick()
+            else:
+                self._put_off(name)
+
+    def _put_off(self, name: str) -> None:
+        """Results for a destination that is not in the configuration any more: tried on, then told by an alarm."""
+        ids = [row.id for row in deliveries.due(self._store, destination=name)]
+        why = f"no destination is named {name} in the configuration"
+        deliveries.mark_retry(self._store, ids, why, self._back_off)
+        log.warning("delivery.no_destination", destination=name, objects=len(ids))
+
+    def _reap(self, max_attempts: int) -> None:
+        if reap_leases(self._store, max_attempts):
+            notify(self._store.root, Role.WORKER)
+
+    def _checkpoint(self) -> None:
+        if not self._store.truncate_wal():
+            log.debug("wal.busy")
+
+    def _tell_failure(self, sweep: str, error: BaseException) -> None:
+        """Once a minute at most: an alarm that counts up with each second tells nothing more."""
+        now = time.monotonic()
+        if now - self._told_at.get(sweep, float("-inf")) < TELL_EVERY_S:
+            return
+        self._told_at[sweep] = now
+        with self._store.write() as connection:
+            raise_alarm(
+                connection,
+                NewAlarm(
+                    kind=AlarmKind.ROLE_FAILED,
+                    subject=f"dispatcher: {sweep}",
+                    text=f"the sweep {sweep!r} of the dispatcher fails ({type(error).__name__})",
+                    next_step="the dispatcher's log says where; it tries again by itself",
+                    at=self._store.clock(),
+                ),
+            )
