@@ -1,0 +1,406 @@
+"""pynetdicom's acceptor without its waits and copies (GATEWAY 3): subclasses, no run loop is copied.
+
+What changes: the upper-layer thread waits on socket and wake-up instead of polling; P-DATA goes from the socket into
+the data set's own memory; C-STORE and C-ECHO are answered in that thread. What does not: association control, the
+state machine, and every other message stay pynetdicom's. `misfit` says when a release of it no longer fits.
+"""
+
+import inspect
+import os
+import queue
+import select
+import socket
+import threading
+import time
+from copy import deepcopy
+from typing import Any, Final
+
+import pynetdicom
+from pynetdicom import evt
+from pynetdicom.ae import ApplicationEntity
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.timer import Timer
+from pynetdicom.transport import AssociationSocket, RequestHandler
+
+from anomalyd.daemon.gateway.dataset import IncomingDataSet
+from anomalyd.daemon.gateway.dimse import Command, ProtocolError, encode_response
+from anomalyd.daemon.gateway.door import Door
+from anomalyd.daemon.gateway.messages import MessageReader
+from anomalyd.storage.crash import crash_point
+
+FITS_VERSION: Final = "3.0."
+_WAIT_MS: Final = 250  # how late a timer of the upper layer may be seen
+_READ_AHEAD: Final = 32 * 1024
+_ASSOCIATE_LIMIT: Final = 1 << 18  # 128 contexts with 20 transfer syntaxes each are 70 KB
+_SLOWEST_RATE: Final = 16 * 1024  # bytes/s below which a PDU counts as stalled
+_PDU_HEAD: Final = 6
+_P_DATA_TF: Final = 0x04
+
+
+class MonotonicTimer(Timer):
+    """pynetdicom's timers run on the wall clock: a step of it aborts every open association (GATEWAY 8.2)."""
+
+    def start(self) -> None:
+        """Resets and starts."""
+        self._start_time = time.monotonic()
+        self._end_time = None
+
+    def stop(self) -> None:
+        """Stops and keeps what was left."""
+        self._end_time = time.monotonic()
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until it expires."""
+        if self.timeout is None:
+            return 1
+        if self._start_time is None:
+            return self.timeout
+        now = time.monotonic() if self._end_time is None else self._end_time
+        return self.timeout - (now - self._start_time)
+
+
+class WakeUp:
+    """Ends another thread's wait in poll; may be rung after it was closed."""
+
+    def __init__(self) -> None:
+        self.descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._lock = threading.Lock()
+
+    def ring(self) -> None:
+        """Wakes the waiting thread."""
+        with self._lock:
+            if self.descriptor >= 0:
+                os.eventfd_write(self.descriptor, 1)
+
+    def clear(self) -> None:
+        """Takes what was rung."""
+        os.eventfd_read(self.descriptor)
+
+    def close(self) -> None:
+        """Gives the descriptor back."""
+        with self._lock:
+            if self.descriptor >= 0:
+                os.close(self.descriptor)
+                self.descriptor = -1
+
+    def __del__(self) -> None:
+        """An association that was never started has one too."""
+        self.close()
+
+
+class FastSocket(AssociationSocket):
+    """The connection: reads ahead by some KB, the rest goes straight to where it belongs; every read has a deadline.
+
+    The socket blocks, with SO_RCVTIMEO set by the server: Python's own timeout costs a second system call per read.
+    """
+
+    def __init__(self, assoc: "FastAssociation", client_socket: socket.socket, stall_timeout_s: float) -> None:
+        super().__init__(assoc, client_socket=client_socket)
+        self._connection = client_socket
+        self._stall_timeout_s = stall_timeout_s
+        self._deadline = time.monotonic() + stall_timeout_s
+        self._ahead = bytearray(_READ_AHEAD)
+        self._begin = self._end = 0
+        self._poll = select.poll()
+        self._wake = assoc.fast_dul.wake
+        self._poll.register(client_socket, select.POLLIN)
+        self._poll.register(self._wake.descriptor, select.POLLIN)
+
+    @property
+    def ready(self) -> bool:
+        """True when there is something to read; waits for it, or for a wake-up, up to _WAIT_MS."""
+        if self.socket is None or not self._is_connected:
+            return False
+        if self._begin < self._end:
+            return True
+        dul = self.assoc.dul
+        # Sta13 closes the connection as soon as nothing can be read
+        must_not_wait = dul.event_queue.queue or dul.to_provider_queue.queue
+        is_waiting = not must_not_wait and dul.state_machine.current_state != "Sta13"
+        try:
+            happened = self._poll.poll(_WAIT_MS if is_waiting else 0)
+        except OSError:
+            self.event_queue.put("Evt17")
+            return False
+        is_readable = False
+        for descriptor, event in happened:
+            if descriptor == self._wake.descriptor:
+                self._wake.clear()
+            elif event & select.POLLNVAL:
+                self.event_queue.put("Evt17")
+            else:
+                is_readable = True
+        return is_readable
+
+    def begin_pdu(self) -> tuple[int, int]:
+        """Type and length of the PDU that comes next; it is not taken yet. Raises OSError."""
+        self._deadline = time.monotonic() + self._stall_timeout_s
+        self._ensure(_PDU_HEAD)
+        head = self._ahead[self._begin : self._begin + _PDU_HEAD]
+        length = int.from_bytes(head[2:6], "big")
+        self._deadline += length / _SLOWEST_RATE
+        return head[0], length
+
+    def take(self, count: int) -> bytes:
+        """The next bytes; raises OSError."""
+        if count > _READ_AHEAD:
+            whole = bytearray(count)
+            self.fill(memoryview(whole))
+            return bytes(whole)
+        self._ensure(count)
+        self._begin += count
+        return bytes(self._ahead[self._begin - count : self._begin])
+
+    def fill(self, view: memoryview) -> None:
+        """The next bytes into a view; raises OSError."""
+        count = min(len(view), self._end - self._begin)
+        view[:count] = self._ahead[self._begin : self._begin + count]
+        self._begin += count
+        while count < len(view):
+            count += self._receive(view[count:], socket.MSG_WAITALL)
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """As the base: exactly so many bytes, fewer when the connection ends; raises OSError."""
+        whole = bytearray(nr_bytes)
+        try:
+            self.fill(memoryview(whole))
+        except ConnectionResetError:
+            return bytearray()
+        return whole
+
+    def throw_away(self) -> None:
+        """Bytes that were read ahead and belong to nothing that can be trusted."""
+        self._begin = self._end = 0
+
+    def _ensure(self, count: int) -> None:
+        if self._begin + count > _READ_AHEAD or self._begin == self._end:
+            rest = self._ahead[self._begin : self._end]
+            self._ahead[: len(rest)] = rest
+            self._begin, self._end = 0, len(rest)
+        while self._end - self._begin < count:
+            self._end += self._receive(memoryview(self._ahead)[self._end :], 0)
+
+    def _receive(self, view: memoryview, flags: int) -> int:
+        if time.monotonic() > self._deadline:
+            raise TimeoutError("the peer sends too slowly")
+        try:
+            count = self._connection.recv_into(view, 0, flags)
+        except BlockingIOError as exc:
+            raise TimeoutError("the peer stalls in a PDU") from exc
+        if count == 0:
+            raise ConnectionResetError("the peer closed the connection in a PDU")
+        return count
+
+
+class FastDul(DULServiceProvider):
+    """The upper layer of one association."""
+
+    def __init__(self, assoc: "FastAssociation", door: Door) -> None:
+        super().__init__(assoc)
+        self._fast_assoc, self._door = assoc, door
+        self._run_loop_delay = 0
+        self._idle_timer = MonotonicTimer(None)
+        self.artim_timer = MonotonicTimer(None)
+        self.to_user_queue = _NoticedQueue(assoc.activity)
+        self.wake = WakeUp()
+        self._messages = MessageReader(self, door.data_set())
+        self._syntaxes: dict[int, tuple[str, str]] = {}
+
+    def run_reactor(self) -> None:
+        """The thread: as the base; at its end the association's thread is told."""
+        try:
+            super().run_reactor()
+        finally:
+            self.wake.close()
+            self._messages.broken_off()
+            self._fast_assoc.activity.set()
+
+    def send_pdu(self, primitive: Any) -> None:
+        """As the base; the thread is woken to send it."""
+        super().send_pdu(primitive)
+        self.wake.ring()
+
+    def kill_dul(self) -> None:
+        """As the base, at once."""
+        super().kill_dul()
+        self.wake.ring()
+
+    def stop_dul(self) -> bool:
+        """As the base, at once."""
+        if self.state_machine.current_state != "Sta1":
+            return False
+        self._kill_thread = True
+        self.wake.ring()
+        self.join()
+        return True
+
+    def _read_pdu_data(self) -> None:
+        """One PDU. Its length is checked before any memory is taken: it comes from the wire, up to 4 GB."""
+        connection = self._connection
+        try:
+            kind, length = connection.begin_pdu()
+            _check_length(length, self._door.pdu_limit if kind == _P_DATA_TF else _ASSOCIATE_LIMIT)
+            if kind != _P_DATA_TF or self.state_machine.current_state != "Sta6":
+                super()._read_pdu_data()
+                return
+            connection.take(_PDU_HEAD)
+            self._messages.read_pdu(connection, length)
+        except ProtocolError as exc:
+            self._door.protocol_error(self.assoc, str(exc))
+            connection.throw_away()
+            self.event_queue.put("Evt19")
+        except OSError:
+            self.event_queue.put("Evt17")
+
+    @property
+    def _connection(self) -> FastSocket:
+        if not isinstance(self.socket, FastSocket):
+            raise TypeError("a fast association runs on a FastSocket")
+        return self.socket
+
+    # Desk of the MessageReader
+
+    def _syntaxes_of(self, context_id: int) -> tuple[str, str]:
+        """Abstract and transfer syntax of an accepted presentation context; raises ProtocolError."""
+        if not self._syntaxes:
+            accepted = self.assoc.accepted_contexts
+            self._syntaxes = {cx.context_id or 0: (str(cx.abstract_syntax), cx.transfer_syntax[0]) for cx in accepted}
+        try:
+            return self._syntaxes[context_id]
+        except KeyError as exc:
+            raise ProtocolError("presentation context was not accepted") from exc
+
+    def refusal_in_advance(self, context_id: int, command: Command) -> str:
+        """Why the data set that follows need not be kept."""
+        return self._door.refusal_in_advance(command, *self._syntaxes_of(context_id))
+
+    def serve(self, context_id: int, command: Command, data_set: IncomingDataSet) -> None:
+        """Answers a request, in this thread."""
+        crash_point("gateway.received")
+        answer = self._door.answer(self.assoc, command, *self._syntaxes_of(context_id), data_set)
+        limit = self.assoc.requestor.maximum_length or 0
+        self._connection.send(encode_response(command, context_id, answer.status, answer.comment, limit))
+        crash_point("gateway.answered")
+
+    def pass_on(self, context_id: int, command: bytes, data_set: bytes | None) -> None:
+        """Messages of services that are not offered: pynetdicom knows what to do."""
+        primitive = P_DATA()
+        primitive.presentation_data_value_list = [(context_id, b"\x03" + command)]
+        if data_set is not None:
+            primitive.presentation_data_value_list.append((context_id, b"\x02" + data_set))
+        self.assoc.dimse.receive_primitive(primitive)
+        self._fast_assoc.activity.set()
+
+
+def _check_length(length: int, limit: int) -> None:
+    if length > limit:
+        raise ProtocolError("a PDU is longer than what was agreed")
+
+
+class _NoticedQueue(queue.Queue[Any]):
+    """What the upper layer tells the association's thread."""
+
+    def __init__(self, activity: threading.Event) -> None:
+        super().__init__()
+        self._activity = activity
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:  # noqa: FBT001, FBT002 - the base's
+        """As the base; wakes the reader."""
+        super().put(item, block, timeout)
+        self._activity.set()
+
+
+class Checkpoint(threading.Event):
+    """Where the association's thread rests until something happened, in place of a turn each millisecond."""
+
+    def __init__(self, activity: threading.Event, messages: "queue.Queue[Any]") -> None:
+        super().__init__()
+        self._activity, self._messages = activity, messages
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """As the base, after activity or a quarter of a second."""
+        if not self._messages.queue:
+            self._activity.wait(_WAIT_MS / 1000)
+        self._activity.clear()
+        return super().wait(timeout)
+
+
+class FastAssociation(Association):
+    """An association whose upper layer is FastDul."""
+
+    def __init__(self, ae: ApplicationEntity, door: Door) -> None:
+        self.activity = threading.Event()
+        super().__init__(ae, "acceptor")
+        self.fast_dul = FastDul(self, door)
+        self.dul = self.fast_dul
+        self.acse_timeout = ae.acse_timeout  # they live in the timers of the upper layer, which is another one now
+        self.network_timeout = ae.network_timeout
+        self._reactor_checkpoint = Checkpoint(self.activity, self.dul.to_user_queue)
+        self._reactor_checkpoint.set()
+
+
+class FastRequestHandler(RequestHandler):
+    """Makes a FastAssociation of a connection."""
+
+    def _create_association(self) -> Association:
+        """As the base, which names its classes in its body."""
+        server, ae = self.server, self.ae
+        door: Door = server.door  # type: ignore[attr-defined]  # GatewayServer has it
+        assoc = FastAssociation(ae, door)
+        assoc._server = server  # noqa: SLF001 - as the base does
+        assoc.name = f"AcceptorThread@{id(assoc):x}"  # the base's server finds its threads by this word
+        assoc.set_socket(FastSocket(assoc, self.request, door.stall_timeout_s))
+        assoc.acceptor.maximum_length = ae.maximum_pdu_size
+        assoc.acceptor.ae_title = server.ae_title
+        assoc.acceptor.address_info = self.local
+        assoc.acceptor.implementation_class_uid = ae.implementation_class_uid
+        assoc.acceptor.implementation_version_name = ae.implementation_version_name
+        assoc.acceptor.supported_contexts = deepcopy(server.contexts)
+        assoc.requestor.address_info = self.remote
+        for event in server.get_events():
+            bound: Any = server.get_handlers(event)
+            if isinstance(event, evt.NotificationEvent):
+                for handler, arguments in bound:
+                    assoc.bind(event, handler, arguments)
+            elif bound:
+                assoc.bind(event, *bound)
+        return assoc
+
+
+_OVERRIDDEN: Final[tuple[tuple[type, str, str], ...]] = (
+    (AssociationSocket, "__init__", "self assoc client_socket address"),
+    (AssociationSocket, "recv", "self nr_bytes"),
+    (AssociationSocket, "ready", "self"),
+    (AssociationSocket, "send", "self bytestream"),
+    (DULServiceProvider, "__init__", "self assoc"),
+    (DULServiceProvider, "run_reactor", "self"),
+    (DULServiceProvider, "send_pdu", "self primitive"),
+    (DULServiceProvider, "kill_dul", "self"),
+    (DULServiceProvider, "stop_dul", "self"),
+    (DULServiceProvider, "_read_pdu_data", "self"),
+    (DIMSEServiceProvider, "receive_primitive", "self primitive"),
+    (Association, "__init__", "self ae mode"),
+    (Association, "_run_reactor", "self"),
+    (RequestHandler, "_create_association", "self"),
+    (Timer, "start", "self"),
+    (Timer, "stop", "self"),
+    (Timer, "remaining", "self"),
+)
+"""Members that are overridden or counted on, with the names of their parameters."""
+
+
+def misfit() -> str:
+    """Why these classes do not fit the installed pynetdicom, empty where they do: then the stock ones are used."""
+    if not pynetdicom.__version__.startswith(FITS_VERSION):
+        return f"pynetdicom {pynetdicom.__version__} is not {FITS_VERSION}x"
+    for owner, name, expected in _OVERRIDDEN:
+        member = inspect.getattr_static(owner, name, None)
+        target = member.fget if isinstance(member, property) else member
+        found = " ".join(inspect.signature(target).parameters) if callable(target) else "absent"
+        if found != expected:
+            return f"{owner.__name__}.{name} has the parameters ({found}), expected ({expected})"
+    return ""

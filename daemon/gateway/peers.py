@@ -1,0 +1,53 @@
+"""Who may send (issue: `accept_from`), and the reason of PS3.8 9.3.4 for whom it is refused."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final
+
+from anomalyd.daemon.settings import Peer
+from anomalyd.ids import AETitle
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """An A-ASSOCIATE-RJ: result, source, reason (PS3.8 table 9-21), and the same in words for audit and log."""
+
+    result: int
+    source: int
+    reason: int
+    text: str
+
+
+UNKNOWN_CALLING: Final = Rejection(1, 1, 3, "calling AE title is not in accept_from")
+UNKNOWN_CALLED: Final = Rejection(1, 1, 7, "called AE title is not ours")
+UNKNOWN_ADDRESS: Final = Rejection(1, 1, 1, "address does not belong to this AE title in accept_from")
+TOO_MANY: Final = Rejection(2, 3, 2, "max_associations reached")
+NOT_NOW: Final = Rejection(2, 3, 1, "not ready: disk floor reached, store not writable, or shutting down")
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptList:
+    """`accept_from`, and the AE title that we answer to."""
+
+    peers: Sequence[Peer]
+    own_title: AETitle
+
+    def judge(self, calling: str, called: str, address: str) -> Rejection | None:
+        """None: may send. An empty list refuses everybody; of several faults the first of title, address, called."""
+        titled = [peer for peer in self.peers if peer.is_anybody or peer.ae_title == calling]
+        if not titled:
+            return UNKNOWN_CALLING
+        came_from = _ip(address)
+        here = [peer for peer in titled if peer.address is None or came_from in peer.address]
+        if not here:
+            return UNKNOWN_ADDRESS
+        if not any(called == (peer.called or self.own_title) for peer in here):
+            return UNKNOWN_CALLED
+        return None
+
+
+def _ip(address: str) -> IPv4Address | IPv6Address:
+    """An IPv4 address that came over an IPv6 socket is an IPv4 address."""
+    found = ip_address(address.partition("%")[0])
+    return (found.ipv4_mapped if isinstance(found, IPv6Address) else None) or found

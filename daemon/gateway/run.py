@@ -1,0 +1,163 @@
+"""The gateway's process: store, inbox, door, listener, in this order at the start and in reverse at the end."""
+
+import gc
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+from pynetdicom import AE
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made by a module-level __getattr__
+
+from anomalyd.daemon import notify, wake
+from anomalyd.daemon.gateway.door import Door, DoorLimits
+from anomalyd.daemon.gateway.peers import AcceptList
+from anomalyd.daemon.gateway.scp import GatewayServer, listen
+from anomalyd.daemon.settings import DaemonSettings, Settings
+from anomalyd.storage.audit import AuditEvent, AuditKind, append
+from anomalyd.storage.engine import Store, open_store
+from anomalyd.storage.inbox import Inbox
+from anomalyd.storage.received import NotStored
+
+log = structlog.get_logger()
+
+EXIT_INTERNAL: Final = 70
+_CHECK_S: Final = 10.0
+_ECHO_TIMEOUT_S: Final = 5.0
+_NUDGE_EVERY_S: Final = 0.1
+_DRAIN_STEP_S: Final = 0.05
+
+
+def run_gateway(settings: Settings, stop: threading.Event) -> int:
+    """Receives until `stop`; the exit code of the process. Raises ConfigError for what cannot be used or bound."""
+    daemon = settings.daemon
+    store = open_store(settings.storage, index_sync=daemon.gateway.index_sync)
+    inbox = Inbox(
+        store,
+        disk_floor=settings.storage.disk_floor,
+        segment_bytes=daemon.gateway.segment_bytes,
+        commit_timeout_s=daemon.gateway.commit_timeout,
+        on_commit=_nudges_to_dispatcher(store),
+    )
+    threading.excepthook = _end_with_the_committer
+    replayed = inbox.open(stop)
+    if replayed is None:
+        store.close()
+        return 0
+    log.info("log.replayed", records=replayed.records, torn_bytes=replayed.torn_bytes, damaged=replayed.damaged)
+    try:
+        _serve(daemon, store, inbox, stop)
+    finally:
+        inbox.close()
+        store.close()
+    return 0
+
+
+def _serve(daemon: DaemonSettings, store: Store, inbox: Inbox, stop: threading.Event) -> None:
+    title = f"ECHO{secrets.token_hex(6).upper()}"
+    door = Door(store, inbox, AcceptList(daemon.accept_from, daemon.ae_title), _limits(daemon), self_echo_title=title)
+    server = listen(daemon, door)
+    host, port = server.server_address[:2]
+    _audit_role(store, AuditKind.STARTED_ROLE, {"role": "gateway", "host": host, "port": port})
+    gc.freeze()  # what the start made stays: the server's collections need not walk it
+    notify.sd_notify("READY=1")
+    log.info("gateway.ready", host=host, port=port, ae_title=daemon.ae_title, peers=len(daemon.accept_from))
+    try:
+        _watch(inbox, server, title, daemon.ae_title, stop)
+    finally:
+        _shut(server, door, daemon.gateway.drain)
+        _audit_role(store, AuditKind.STOPPED_ROLE, {"role": "gateway"})
+        log.info("gateway.stopped")
+
+
+def _limits(daemon: DaemonSettings) -> DoorLimits:
+    return DoorLimits(
+        max_associations=daemon.max_associations,
+        max_instance_bytes=daemon.gateway.max_instance_bytes,
+        bytes_in_flight=daemon.gateway.bytes_in_flight,
+        stall_timeout_s=daemon.gateway.stall_timeout,
+    )
+
+
+def _watch(inbox: Inbox, server: GatewayServer, title: str, own_title: str, stop: threading.Event) -> None:
+    """Until stop: feeds the watchdog only while an echo comes back and a commit works (DESIGN 11)."""
+    interval = min(notify.watchdog_interval_s() or _CHECK_S, _CHECK_S)
+    while not stop.wait(interval):
+        if _commits(inbox) and _echoes(server, title, own_title):
+            notify.sd_notify("WATCHDOG=1")
+
+
+def _commits(inbox: Inbox) -> bool:
+    try:
+        inbox.probe()
+    except NotStored as exc:
+        log.error("inbox.not_ready", reason=str(exc))  # noqa: TRY400 - foreseen, in words
+        return False
+    return True
+
+
+def _echoes(server: GatewayServer, title: str, own_title: str) -> bool:
+    """True when the door answers a C-ECHO over the network."""
+    host, port = server.server_address[:2]
+    ae = AE(title)
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = _ECHO_TIMEOUT_S
+    ae.add_requested_context(Verification)
+    assoc = ae.associate(_reachable(str(host)), int(port), ae_title=own_title)
+    try:
+        is_answered = assoc.is_established and assoc.send_c_echo().get("Status") is not None
+    finally:
+        if assoc.is_established:
+            assoc.release()
+    if not is_answered:
+        log.error("gateway.no_echo", port=port)
+    return is_answered
+
+
+def _reachable(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+
+
+def _shut(server: GatewayServer, door: Door, drain_s: float) -> None:
+    """Closes the listener, lets open associations finish for a while, aborts what is left (GATEWAY 8.6)."""
+    notify.sd_notify("STOPPING=1")
+    door.close()
+    ae = server.ae
+    server.shutdown()
+    deadline = time.monotonic() + drain_s
+    still_open = threading.Event()
+    while door.visitors() and time.monotonic() < deadline:
+        still_open.wait(_DRAIN_STEP_S)
+    if door.visitors():
+        log.warning("gateway.aborting", associations=door.visitors())
+    ae.shutdown()
+
+
+def _audit_role(store: Store, kind: AuditKind, detail: dict[str, object]) -> None:
+    with store.write_through() as connection:
+        append(connection, AuditEvent(kind=kind, at=store.clock(), detail={**detail, "machine": socket.gethostname()}))
+
+
+def _nudges_to_dispatcher(store: Store) -> Callable[[], None]:
+    """Wakes the dispatcher, at most ten times a second; what is left out its own clock finds."""
+    due = time.monotonic()
+
+    def nudge() -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            due = time.monotonic() + _NUDGE_EVERY_S
+            wake.notify(store.root, wake.Role.DISPATCHER)
+
+    return nudge
+
+
+def _end_with_the_committer(failure: threading.ExceptHookArgs) -> None:
+    """A gateway whose committer died would let every sender wait: it ends, and is started again."""
+    name = failure.thread.name if failure.thread else ""
+    error = failure.exc_value
+    log.error("thread.died", thread=name, exc_info=error)
+    if name == "committer":
+        os._exit(EXIT_INTERNAL)
