@@ -1,0 +1,112 @@
+"""How things stand, in numbers: for `status`, `watch` and the metrics. No patient data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, func, select
+
+from anomalyd.storage import tables as t
+from anomalyd.storage.engine import Store
+from anomalyd.storage.tables import DeliveryState, InstanceState, JobState, SeriesState
+
+_SETTLED = (DeliveryState.CONFIRMED, DeliveryState.CLOSED)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many there are in each state (absent: none), and the ages that tell whether something hangs."""
+
+    series: Mapping[str, int]
+    instances: Mapping[str, int]
+    jobs: Mapping[str, int]
+    deliveries: Mapping[str, int]
+    oldest_receiving_at: datetime | None
+    """Newest image of the series that is not closed and quiet for longest."""
+    oldest_queued_at: datetime | None
+    oldest_due_at: datetime | None
+    """Since when the oldest delivery waits."""
+    waiting_to_be_erased: int
+    """Images that are purged or expired, their bytes still on disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryGroup:
+    """Results of one job to one destination in one state."""
+
+    job_id: int
+    destination: str
+    state: DeliveryState
+    objects: int
+    attempts: int
+    since: datetime
+    next_at: datetime
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One sender and when its newest image came."""
+
+    calling_ae: str
+    address: str
+    images: int
+    last_at: datetime
+
+
+def counts(store: Store) -> Counts:
+    """Everything counted at one moment."""
+    with store.read() as connection:
+        oldest = (
+            select(func.min(t.Series.last_at)).where(t.Series.state == SeriesState.RECEIVING),
+            select(func.min(t.Job.created_at)).where(t.Job.state == JobState.QUEUED),
+            select(func.min(t.Delivery.since)).where(t.Delivery.state == DeliveryState.DUE),
+        )
+        receiving_at, queued_at, due_at = [connection.execute(query).scalar() for query in oldest]
+        purged = (t.Instance.state == InstanceState.PURGED, t.Instance.erased_at.is_(None))
+        return Counts(
+            series=_by_state(connection, t.Series),
+            instances=_by_state(connection, t.Instance),
+            jobs=_by_state(connection, t.Job),
+            deliveries=_by_state(connection, t.Delivery),
+            oldest_receiving_at=receiving_at,
+            oldest_queued_at=queued_at,
+            oldest_due_at=due_at,
+            waiting_to_be_erased=connection.execute(
+                select(func.count()).select_from(t.Instance).where(*purged)
+            ).scalar_one(),
+        )
+
+
+def delivery_groups(store: Store) -> tuple[DeliveryGroup, ...]:
+    """Deliveries that are not settled, oldest job first."""
+    d = t.Delivery
+    wanted = (
+        select(
+            d.job_id, d.destination, d.state, func.count(), func.max(d.attempts), func.min(d.since),
+            func.min(d.next_at), func.max(d.error),
+        )
+        .where(d.state.not_in(_SETTLED))
+        .group_by(d.job_id, d.destination, d.state)
+        .order_by(d.job_id)
+    )  # fmt: skip
+    with store.read() as connection:
+        return tuple(DeliveryGroup(*row) for row in connection.execute(wanted))
+
+
+def sources(store: Store) -> tuple[Source, ...]:
+    """Who has sent images, newest first."""
+    s = t.Series
+    wanted = (
+        select(s.calling_ae, s.address, func.sum(s.arrivals), func.max(s.last_at))
+        .group_by(s.calling_ae, s.address)
+        .order_by(func.max(s.last_at).desc())
+    )
+    with store.read() as connection:
+        rows = connection.execute(wanted).all()
+    return tuple(Source(calling or "", address or "", int(images), last) for calling, address, images, last in rows)
+
+
+def _by_state(connection: Connection, table: type[t.Series | t.Instance | t.Job | t.Delivery]) -> dict[str, int]:
+    counted = select(table.state, func.count()).group_by(table.state)
+    return {state.value: number for state, number in connection.execute(counted)}
