@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from anomalyd.pipeline.elements import Elements
 from anomalyd.pipeline.functional_groups import Groups
 
+_HUMAN = re.compile(r"homo|human", re.IGNORECASE)
 _PHANTOM = re.compile(r"phantom|fantom", re.IGNORECASE)
 
 
@@ -43,8 +44,8 @@ class Acquisition:
     coil: str
     patient_position: str
     mosaic_tiles: int | None
-    is_quality_control: bool
-    """QualityControlSubject or QualityControlImage is YES, or the registered patient is called a phantom."""
+    no_person: str
+    """Why nobody lies in the scanner: quality control, a phantom by its registration, an animal; empty for a person."""
 
 
 _YES_FLAGS = (
@@ -100,7 +101,7 @@ def of(elements: Elements) -> Acquisition:
         coil=groups.text("MRReceiveCoilSequence", "ReceiveCoilName"),
         patient_position=elements.text("PatientPosition").upper(),
         mosaic_tiles=_mosaic(elements),
-        is_quality_control=_is_quality_control(elements),
+        no_person=_no_person(elements),
     )  # fmt: skip
 
 
@@ -160,8 +161,13 @@ def _mosaic(elements: Elements) -> int | None:
     return int(tiles) if tiles is not None and tiles > 1 else None
 
 
-def _is_quality_control(elements: Elements) -> bool:
-    stated = (elements.text("QualityControlSubject").upper(), elements.text("QualityControlImage").upper())
+def _no_person(elements: Elements) -> str:
+    if "YES" in (elements.text("QualityControlSubject").upper(), elements.text("QualityControlImage").upper()):
+        return "stated to be quality control"
     # The name is looked at and forgotten here: no patient text leaves this function.
-    registered = any(_PHANTOM.search(elements.text(keyword)) for keyword in ("PatientName", "PatientID"))
-    return "YES" in stated or registered
+    if any(_PHANTOM.search(elements.text(keyword)) for keyword in ("PatientName", "PatientID")):
+        return "registered as a phantom"
+    described = [elements.text("PatientSpeciesDescription")]
+    described += [item.text("CodeMeaning") for item in elements.items("PatientSpeciesCodeSequence")]
+    species = next(filter(None, described), "")
+    return f"species {species}" if species and not _HUMAN.search(species) else ""

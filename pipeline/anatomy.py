@@ -6,16 +6,20 @@ from anomalyd.pipeline.acquisition import Acquisition
 
 MIN_SLICES = 10
 MIN_COVERAGE_MM = 80.0  # along the slices; an adult brain measures 130 to 170 mm
-FIELD_OF_VIEW_MM = (140.0, 400.0)  # of the longer side; a neonate's head to a head-and-neck image
+FIELD_OF_VIEW_MM = (100.0, 400.0)  # shorter and longer side: a narrow brain, a head-and-neck image
 MAX_PIXEL_MM = 2.6  # anatomical images are at most 2 mm; maps and EPI begin at 3 mm
 MAX_STEP_MM = 10.0
 
-_HEAD_PARTS = re.compile(r"HEAD|BRAIN|SKULL|NEURO|CEREB|ENCEPH|CRANI|KOPF|HIRN|SCHAEDEL|CRANE|CERVEAU|TETE|CABEZA|CEREBRO|TESTA|"
-                         r"CERVELLO|MOZG|GLOWA|CAPUT|PITUITARY|SELLA|ORBIT|IAC|TEMPORAL|HIPPOC|WHOLE.?HEAD")  # fmt: skip
-_OTHER_PARTS = re.compile(r"SPINE|NECK|HALS|SHOULDER|KNEE|HIP|PELVI|ABDOM|CHEST|THORAX|BREAST|MAMMA|HEART|CARDIAC|PROSTATE|ANKLE|FOOT|"
-                          r"FEET|WRIST|HAND|ELBOW|LIVER|KIDNEY|EXTREMIT|LEG|ARM|THIGH|FEMUR|TIBIA|CALF|UTERUS|RECTUM|BLADDER|"
-                          r"WHOLEBODY|WHOLE BODY|LUMBAR|SACR|JAW|TMJ|CALCANEUS|PLEXUS|FINGER|TOE|FETAL|FETUS|PLACENTA|AORTA|"
-                          r"SPINAL|VERTEBRA|PANCREAS|BILIARY|SCHULTER|KNIE|WIRBEL|GENOU|EPAULE|RODILLA|HOMBRO")  # fmt: skip
+_HEAD_PARTS = re.compile(
+    r"HEAD|BRAIN|SKULL|NEURO|CEREB|ENCEPH|CRANI|KOPF|HIRN|SCHAEDEL|CRANE|CERVEAU|TETE|CABEZA|CEREBRO|TESTA|CERVELLO|MOZG|"
+    r"GLOWA|CAPUT|PITUITARY|SELLA|ORBIT|IAC|TEMPORAL|HIPPOC"
+)
+_OTHER_PARTS = re.compile(
+    r"SPINE|SPINAL|VERTEBRA|LUMBAR|SACR|WIRBEL|NECK|HALS|PLEXUS|JAW|TMJ|SHOULDER|SCHULTER|EPAULE|HOMBRO|ELBOW|WRIST|HAND|"
+    r"FINGER|ARM|CHEST|THORAX|BREAST|MAMMA|HEART|CARDIAC|AORTA|ABDOM|LIVER|KIDNEY|PANCREAS|BILIARY|PELVI|PROSTATE|UTERUS|"
+    r"RECTUM|BLADDER|FETAL|FETUS|PLACENTA|HIP|THIGH|FEMUR|KNEE|KNIE|GENOU|RODILLA|LEG|TIBIA|CALF|ANKLE|FOOT|FEET|CALCANEUS|"
+    r"TOE|EXTREMIT|WHOLE ?BODY"
+)
 _OTHER_NAMES = re.compile(
     r"(?<![a-z])(?:spine|[ctl]-?spine|shoulder|knee|hip|pelvis|abdomen|abd|chest|breast|heart|cardiac|prostate|ankle|foot|"
     r"wrist|hand|elbow|liver|kidney|lumbar|thoracic|femur|thigh|calf|rectum|uterus|schulter|knie|lws|hws|bws)(?![a-z])",
@@ -27,7 +31,7 @@ _OTHER_COILS = re.compile(r"SHOULDER|KNEE|BREAST|WRIST|ANKLE|FOOT|EXTREM|CARDIAC
 def other_body_part(acquisition: Acquisition) -> str | None:
     """What says that this is no head; None where a head is stated or nothing is.
 
-    BodyPartExamined and the anatomic region count first, then the coil; names of series only where all of them are silent.
+    BodyPartExamined and the anatomic region count first, then the coil; names of series only where these are silent.
     """
     stated = [text for text in (acquisition.body_part, acquisition.anatomic_region) if text]
     if any(_HEAD_PARTS.search(text) for text in stated):

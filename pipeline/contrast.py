@@ -7,6 +7,7 @@ What is neither (proton density, STIR, T2*, steady state) is no contrast that a 
 """
 
 import math
+import re
 from dataclasses import dataclass
 
 from anomalyd.pipeline.acquisition import Acquisition
@@ -39,6 +40,7 @@ class Weighting:
     name: str
     text: str
     is_told: bool = True
+    is_physics: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,12 @@ def weighting_of(acquisition: Acquisition, echo_time: float | None, inversion_ti
     )  # fmt: skip
     family = family_of(acquisition)
     text = _in_words(family, times)
+    if times.te is None and times.tr is None:
+        named = _named(acquisition)
+        if named is not None:
+            return Weighting(
+                named, named.value, "neither TR nor TE is stated: told by the name of the series", is_physics=False
+            )
     if times.te is None or (times.tr is None and family != "prepared gradient echo"):
         return Weighting(None, "unknown", f"{text}: TR or TE is not stated", is_told=False)
     if family == "prepared gradient echo":
@@ -86,6 +94,16 @@ def family_of(acquisition: Acquisition) -> str:
     return "unknown"
 
 
+def _named(acquisition: Acquisition) -> Contrast | None:
+    """The contrast that the name of the series states; asked only when the header is silent about the physics."""
+    names = f"{acquisition.series_description} {acquisition.protocol_name}".lower()
+    if re.search(r"t1|mp-?rage|spgr|bravo", names):
+        return Contrast.T1W if not re.search(r"t2", names) else None
+    if re.search(r"flair|dark.?fluid|tirm", names):
+        return Contrast.FLAIR
+    return Contrast.T2W if re.search(r"t2(?!\*|.?star)", names) else None
+
+
 def _prepared(times: _Times, acquisition: Acquisition) -> tuple[Contrast | None, str]:
     """MPRAGE and its kin: TI tells, and where it is not stated the length of the cycle does."""
     unlike = _unlike_any(times, acquisition)
@@ -113,6 +131,8 @@ def _unlike_any(times: _Times, acquisition: Acquisition) -> str:
     """What kind of gradient echo no bundle is made for; empty when it is none of them."""
     if (times.te or 0.0) > GRE_T2STAR_TE_MS:
         return "T2*w"
+    if "T2Preparation" in acquisition.flags:
+        return "T2 prepared gradient echo"
     return "balanced steady state" if _is_balanced(acquisition, times) else ""
 
 
@@ -125,7 +145,7 @@ def _spin_echo(times: _Times, acquisition: Acquisition) -> tuple[Contrast | None
         name: abs(pd * _recovered(t1, tr, ti) * math.exp(-decay / t2))
         for name, (t1, t2, pd) in _tissues(acquisition).items()
     }
-    is_csf_dark = signals["csf"] < 0.6 * signals["white"]  # nulled, not merely darker
+    is_csf_dark = signals["csf"] < signals["white"]
     if ti is None and _is_inverted(acquisition):
         is_flair = te >= INVERTED_TE_MS and tr >= INVERTED_TR_MS
         return (Contrast.FLAIR, "FLAIR") if is_flair else (None, "inversion recovery with unknown TI")
@@ -135,7 +155,7 @@ def _spin_echo(times: _Times, acquisition: Acquisition) -> tuple[Contrast | None
         return Contrast.T1W, "T1w"
     if te >= LONG_TE_MS and signals["csf"] > signals["grey"] > signals["white"]:
         return Contrast.T2W, "T2w"
-    return None, "PDw"
+    return None, "PDw" if ti is None else "inversion recovery of another weighting"
 
 
 def _is_inverted(acquisition: Acquisition) -> bool:

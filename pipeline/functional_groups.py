@@ -6,6 +6,7 @@ from anomalyd.pipeline.elements import Elements
 
 Triple = tuple[float, float, float]
 PHILIPS_FRAME = (0x2005, "Philips MR Imaging DD 005", 0x0F)  # item with the classic attributes of each Enhanced frame
+NEGATIVE_SHARE = 0.1  # of the largest value; correction of gradient distortion leaves small overshoots below zero
 _POSITION, _ORIENTATION = 3, 6
 
 
@@ -29,28 +30,15 @@ class FrameHeader:
     has_diffusion_direction: bool
     inversion_time: float | None
     is_negative: bool
-    """Whether stored values below zero are stated: no magnitude has them."""
+    """Whether values well below zero are stated: no magnitude has them."""
 
 
-def classic(elements: Elements) -> FrameHeader:
-    """The one frame of a classic MR object."""
-    image_type = _upper(elements.texts("ImageType"))
-    return FrameHeader(
-        number=None,
-        position=_triple(elements.numbers("ImagePositionPatient")),
-        orientation=_six(elements.numbers("ImageOrientationPatient")),
-        pixel_spacing=_pair(elements.numbers("PixelSpacing")),
-        image_type=image_type,
-        component=_component(elements.text("ComplexImageComponent"), image_type, elements),
-        echo_time=elements.number("EchoTime"),
-        echo_number=elements.integer("EchoNumbers"),
-        temporal_index=elements.integer("TemporalPositionIdentifier"),
-        stack_id=elements.text("StackID"),
-        b_value=_b_value(elements),
-        has_diffusion_direction=any(elements.numbers("DiffusionGradientOrientation")),
-        inversion_time=elements.number("InversionTime"),
-        is_negative=_is_negative(elements),
-    )
+def classic(elements: Elements) -> tuple[tuple[FrameHeader, ...], tuple[str, ...]]:
+    """The one frame of a classic MR object, and what makes it unusable."""
+    count = elements.integer("NumberOfFrames") or 1
+    if count != 1:
+        return (), (f"a classic MR object with {count} frames states no position for each",)
+    return (_classic(elements),), ()
 
 
 def frames(elements: Elements) -> tuple[tuple[FrameHeader, ...], tuple[str, ...]]:
@@ -120,6 +108,26 @@ class Groups:
         return None
 
 
+def _classic(elements: Elements) -> FrameHeader:
+    image_type = _upper(elements.texts("ImageType"))
+    return FrameHeader(
+        number=None,
+        position=_triple(elements.numbers("ImagePositionPatient")),
+        orientation=_six(elements.numbers("ImageOrientationPatient")),
+        pixel_spacing=_pair(elements.numbers("PixelSpacing")),
+        image_type=image_type,
+        component=_component(elements.text("ComplexImageComponent"), image_type, elements),
+        echo_time=elements.number("EchoTime"),
+        echo_number=elements.integer("EchoNumbers"),
+        temporal_index=elements.integer("TemporalPositionIdentifier"),
+        stack_id=elements.text("StackID"),
+        b_value=_b_value(elements),
+        has_diffusion_direction=any(elements.numbers("DiffusionGradientOrientation")),
+        inversion_time=elements.number("InversionTime"),
+        is_negative=_is_negative(elements),
+    )
+
+
 def _enhanced(number: int, item: Elements, shared: Elements | None, top: Elements) -> FrameHeader:
     groups = Groups(item, shared, top)
     image_type = _upper(groups.texts("MRImageFrameTypeSequence", "FrameType")) or _upper(top.texts("ImageType"))
@@ -177,8 +185,8 @@ def _b_value(elements: Elements) -> float | None:
 
 
 def _is_negative(elements: Elements) -> bool:
-    smallest = elements.number("SmallestImagePixelValue")
-    return smallest is not None and smallest < 0
+    smallest, largest = elements.number("SmallestImagePixelValue"), elements.number("LargestImagePixelValue")
+    return smallest is not None and smallest < -NEGATIVE_SHARE * abs(largest or 0.0)
 
 
 def _upper(values: tuple[str, ...]) -> tuple[str, ...]:

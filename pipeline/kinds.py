@@ -1,6 +1,6 @@
 """Kinds of MR series that are no anatomical brain image, told from physics and type; names only break ties.
 
-Each rule answers None for "not this kind", or what was seen. They are asked in the order of KIND_RULES, the most telling
+Each rule answers None for "not this kind", or what was seen. KIND_RULES are asked in their order, the most telling
 first.
 """
 
@@ -13,6 +13,7 @@ from anomalyd.pipeline.candidates import Candidate
 
 MAX_TIME_POINTS = 4  # more repeats of one position are a time course, fewer are saved averages
 MIN_B_VALUE = 10.0  # s/mm2; below it nothing is weighted by diffusion
+PLANES_OF_A_LOCALIZER, MANY_SLICES = 3, 20
 GRE_MAP_TE_MS = 15.0  # an echo of a gradient echo beyond it: T2* mapping, SWI
 
 _DERIVED_MAPS = frozenset({
@@ -28,6 +29,8 @@ _ANGIOGRAPHY = frozenset({"TOF", "MRA", "PCA", "PC", "PCM", "PC_ANGIO", "FLOW_EN
 _PROJECTIONS = frozenset({"MIP", "MINIP", "MIN_IP", "PROJECTION IMAGE", "MAX_IP", "PJN", "MEAN_IP", "VRT", "COLLAPSED"})
 _LOCALIZER = frozenset({"LOCALIZER", "SCOUT", "SURVEY"})
 _FIELD_MAP = frozenset({"B0", "B1", "B0 MAP", "B1 MAP", "FIELD_MAP", "FIELDMAP", "PHASE MAP"})
+_FAT = frozenset({"FAT", "F", "OP", "OUT_PHASE", "OPP_PHASE", "OUTPHASE", "OPPOSED"})
+_REFORMATS = frozenset({"MPR", "REFORMATTED", "RESAMPLED", "CURVED", "REGISTERED", "COMPOSED"})
 _SCREEN = frozenset({"SCREEN SAVE", "SCREENSAVE", "REPORT", "ERROR MAP", "POSDISP", "CSA REPORT"})
 
 
@@ -60,6 +63,8 @@ class Subject:
     candidate: Candidate
     siblings: tuple[Candidate, ...]
     acquisition: Acquisition
+    orientations: int
+    """Number of orientations among the images of the series."""
 
     @property
     def words(self) -> frozenset[str]:
@@ -171,6 +176,8 @@ def _field_map(subject: Subject) -> str | None:
 
 
 def _localizer(subject: Subject) -> str | None:
+    if subject.orientations >= PLANES_OF_A_LOCALIZER and subject.candidate.places < MANY_SLICES:
+        return f"images in {subject.orientations} orientations"
     return _any(subject.words, _LOCALIZER) or _named(subject, _LOCALIZER_NAMES)
 
 
@@ -194,6 +201,17 @@ def _magnetisation_transfer(subject: Subject) -> str | None:
     return "MagnetizationTransfer" if "MagnetizationTransfer" in subject.acquisition.flags else None
 
 
+def _fat(subject: Subject) -> str | None:
+    return _any(subject.words, _FAT)
+
+
+def _reformat(subject: Subject) -> str | None:
+    """DERIVED alone is no reason: scanners call a normalised or corrected image so."""
+    image_type = subject.candidate.first.frame.image_type
+    typed = _any(subject.words, _REFORMATS) if "DERIVED" in image_type[:1] else None
+    return typed or ("ImageType DERIVED\\SECONDARY" if image_type[:2] == ("DERIVED", "SECONDARY") else None)
+
+
 def _mosaic(subject: Subject) -> str | None:
     tiles = subject.acquisition.mosaic_tiles
     if "MOSAIC" in subject.words or tiles:
@@ -214,9 +232,13 @@ KIND_RULES: tuple[KindRule, ...] = (
     KindRule("projection", "a projection", lambda subject: _any(subject.words, _PROJECTIONS)),
     KindRule("screen_capture", "a screen capture", lambda subject: _any(subject.words, _SCREEN)),
     KindRule("susceptibility", "a T2* or susceptibility series", _susceptibility),
+    KindRule("fat_image", "a fat or opposed-phase image", _fat),
     KindRule("magnetisation_transfer", "a magnetisation transfer series", _magnetisation_transfer),
 )
 """What a series may be instead of an anatomical image."""
 
-WEAK_KIND_RULES: tuple[KindRule, ...] = (KindRule("component", "no magnitude image", _phase),)
+WEAK_KIND_RULES: tuple[KindRule, ...] = (
+    KindRule("component", "no magnitude image", _phase),
+    KindRule("derived", "a derived image", _reformat),
+)
 """Asked after geometry: one slice is one slice, whatever part of the signal it shows."""

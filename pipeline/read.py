@@ -131,7 +131,7 @@ class _Image:
         if (self._rows, self._columns) != shape or self._allocated not in _DTYPES or not 1 <= number <= self._frames:
             raise Ineligible(
                 "pixels", [self._rows, self._columns, self._allocated], [*shape],
-                f"the object has {self._frames} frames of {self._rows} x {self._columns} pixels of {self._allocated} bits, "
+                f"{self._frames} frames of {self._rows} x {self._columns} pixels with {self._allocated} bits: "
                 "not what was chosen",
             )  # fmt: skip
         stored = self._encapsulated(number) if self._syntax.is_encapsulated else self._native(number)

@@ -30,6 +30,7 @@ ENHANCED_CLASSES = frozenset({str(EnhancedMRImageStorage), str(LegacyConvertedEn
 MR_IMAGE_CLASSES = ENHANCED_CLASSES | {str(MRImageStorage)}
 MAX_FRAMES = 100_000
 MAX_SIDE = 4096  # pixels
+PIXEL_DATA = 0x7FE00010
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 
 
@@ -124,10 +125,8 @@ def parse_instance(part10: bytes | Path, keywords: AbstractSet[str] = frozenset(
     except BadIdentifier as exc:
         raise Refused(f"the object has no valid Study, Series and SOP Instance UID: {exc}") from exc
     sop_class = elements.text("SOPClassUID")
-    is_enhanced = sop_class in ENHANCED_CLASSES
-    frames, frame_faults = (
-        functional_groups.frames(elements) if is_enhanced else ((functional_groups.classic(elements),), ())
-    )
+    read_frames = functional_groups.frames if sop_class in ENHANCED_CLASSES else functional_groups.classic
+    frames, frame_faults = read_frames(elements)
     pixels = _pixel_format(elements)
     faults = frame_faults
     if sop_class in MR_IMAGE_CLASSES:
@@ -185,8 +184,8 @@ def _faults(elements: Elements, pixels: PixelFormat, element: PixelElement | Non
     if not (0 < pixels.rows <= MAX_SIDE and 0 < pixels.columns <= MAX_SIDE and frames <= MAX_FRAMES):
         size = f"{pixels.rows} x {pixels.columns} pixels and {frames} frames"
         return (f"image of {size}: 1 to {MAX_SIDE} pixels and at most {MAX_FRAMES} frames are read",)
-    if element is None:
-        return ("no pixel data",)
+    if element is None or element.tag != PIXEL_DATA:
+        return ("no pixel data of whole numbers",)
     present = min(element.stated_length, element.present_bytes)
     needed = pixels.rows * pixels.columns * pixels.samples * pixels.bits_allocated // 8 * frames
     if element.stated_length != _UNDEFINED_LENGTH and present < needed:
