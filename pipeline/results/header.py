@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from pydicom.dataset import Dataset
+from pydicom.uid import MRImageStorage
 from pydicom.valuerep import format_number_as_ds
 
 from anomalyd.errors import Broken, Ineligible
@@ -110,65 +111,34 @@ def read_source(headers: Iterable[Dataset], volume: Volume) -> Source:
     )
 
 
-def skeletons(source: Source) -> list[Dataset]:
+def stand_ins(source: Source) -> list[Dataset]:
     """Stand-ins for the source images, in geometric order: all that highdicom asks for, nothing that it refuses.
 
-    highdicom decodes and validates names, dates and character sets of its sources, and raises on what scanners really
-    send; what belongs to the patient is copied verbatim afterwards.
+    highdicom decodes and validates names, dates and character sets of its sources, raises on what scanners really send,
+    and takes no part of an Enhanced object. So each frame stands as a classic image of its own, named `stand_in_uid`;
+    what belongs to the patient, and the names, are put right afterwards.
     """
-    return _enhanced_skeleton(source) if source.slices[0].frame is not None else _classic_skeletons(source)
-
-
-def _classic_skeletons(source: Source) -> list[Dataset]:
     datasets = []
     for image in source.slices:
-        dataset = _skeleton(source, image)
+        dataset = Dataset()
+        dataset.SOPClassUID, dataset.SOPInstanceUID = MRImageStorage, stand_in_uid(image)
+        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+            setattr(dataset, keyword, source.elements.text(keyword))
+        dataset.Modality, dataset.ImageType = "MR", ["ORIGINAL", "PRIMARY"]
+        dataset.Rows, dataset.Columns = source.shape[1:]
         dataset.ImagePositionPatient = list(image.position)
         dataset.ImageOrientationPatient = list(source.orientation)
         dataset.PixelSpacing = list(source.pixel_spacing)
         dataset.SliceThickness, dataset.SpacingBetweenSlices = source.thickness, source.between
+        for keyword in TYPE_2:
+            setattr(dataset, keyword, "")
         datasets.append(dataset)
     return datasets
 
 
-def _enhanced_skeleton(source: Source) -> list[Dataset]:
-    """One object that holds the frames of the analysed volume alone, in geometric order (numbered from 1)."""
-    if len({image.instance_uid for image in source.slices}) > 1:
-        raise Ineligible(
-            "instances",
-            len({image.instance_uid for image in source.slices}),
-            1,
-            "a volume spread over Enhanced objects",
-        )
-    dataset = _skeleton(source, source.slices[0])
-    dataset.NumberOfFrames = len(source.slices)
-    shared, measures, orientation = Dataset(), Dataset(), Dataset()
-    measures.PixelSpacing = list(source.pixel_spacing)
-    measures.SliceThickness, measures.SpacingBetweenSlices = source.thickness, source.between
-    orientation.ImageOrientationPatient = list(source.orientation)
-    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
-    dataset.SharedFunctionalGroupsSequence = [shared]
-    frames = []
-    for image in source.slices:
-        position, groups = Dataset(), Dataset()
-        position.ImagePositionPatient = list(image.position)
-        groups.PlanePositionSequence = [position]
-        frames.append(groups)
-    dataset.PerFrameFunctionalGroupsSequence = frames
-    return [dataset]
-
-
-def _skeleton(source: Source, image: SourceSlice) -> Dataset:
-    dataset = Dataset()
-    dataset.SOPClassUID, dataset.SOPInstanceUID = image.sop_class_uid, image.instance_uid
-    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
-        setattr(dataset, keyword, source.elements.text(keyword))
-    dataset.PositionReferenceIndicator = source.elements.text("PositionReferenceIndicator")
-    dataset.Modality, dataset.ImageType = "MR", ["ORIGINAL", "PRIMARY"]
-    dataset.Rows, dataset.Columns = source.shape[1:]
-    for keyword in TYPE_2:
-        setattr(dataset, keyword, "")
-    return dataset
+def stand_in_uid(image: SourceSlice) -> str:
+    """One for each slice of the volume."""
+    return f"2.25.{image.index + 1}"
 
 
 def _plane(by_uid: Mapping[InstanceUID, Dataset], index: int, source: SliceSource) -> _Plane:

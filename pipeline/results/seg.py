@@ -12,9 +12,9 @@ from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
 
 from anomalyd.errors import Broken
 from anomalyd.pipeline.finding import Finding, Lesion, Sign
-from anomalyd.pipeline.results.header import Source, skeletons
+from anomalyd.pipeline.results.header import Source, stand_in_uid, stand_ins
 from anomalyd.pipeline.results.objects import ResultContext, ResultKind, ResultObject
-from anomalyd.pipeline.results.stamp import ascii_text, copy_lossiness, key_of, part10, series_number, stamp
+from anomalyd.pipeline.results.stamp import ascii_text, copy_lossiness, item, key_of, part10, series_number, stamp
 from anomalyd.pipeline.results.uids import ResultKey
 from anomalyd.pipeline.results.version import PRODUCT, RESEARCH_USE, version_line
 
@@ -36,7 +36,7 @@ def build_segmentation(source: Source, context: ResultContext) -> ResultObject:
     labels = finding.labels[[image.index for image in source.slices]]
     _check_labels(labels, finding)
     segmentation = Segmentation(
-        source_images=skeletons(source),
+        source_images=stand_ins(source),
         pixel_array=labels.astype(np.uint8) if len(finding.lesions) <= _LARGEST_BYTE else labels,
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[_description(lesion, context, key) for lesion in finding.lesions],
@@ -56,7 +56,7 @@ def build_segmentation(source: Source, context: ResultContext) -> ResultObject:
         series_description=f"{PRODUCT} SEG (research)",
     )
     segmentation["PixelData"].VR = "OB"  # highdicom leaves the choice to a step of pydicom that `part10` does not take
-    _number_frames_as_received(segmentation, source)
+    _name_as_received(segmentation, source)
     _replace_organization(segmentation, key.instance("dimension", 1))
     copy_lossiness(segmentation, source)
     stamp(segmentation, source, context)
@@ -112,17 +112,27 @@ def _words(lesion: Lesion, context: ResultContext) -> str:
     return ascii_text(text + warnings)[:1024]
 
 
-def _number_frames_as_received(segmentation: Dataset, source: Source) -> None:
-    """The stand-in held the frames of one volume, numbered from 1; references need the numbers of the real object."""
-    if source.slices[0].frame is None:
-        return
+def _name_as_received(segmentation: Dataset, source: Source) -> None:
+    """Puts the received objects, and the numbers of their frames, in the place of the stand-ins."""
+    by_stand_in = {stand_in_uid(image): image for image in source.slices}
     for groups in segmentation.PerFrameFunctionalGroupsSequence:
-        for derivation in groups.DerivationImageSequence:
-            for image in derivation.SourceImageSequence:
-                image.ReferencedFrameNumber = source.slices[int(image.ReferencedFrameNumber) - 1].frame
+        for reference in groups.DerivationImageSequence[0].SourceImageSequence:
+            image = by_stand_in.get(reference.ReferencedSOPInstanceUID)
+            if image is None:  # segments in the same slice share one item, it has its name already
+                continue
+            reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = (
+                image.sop_class_uid,
+                image.instance_uid,
+            )
+            if image.frame is not None:
+                reference.ReferencedFrameNumber = image.frame
+    classes = {image.instance_uid: image.sop_class_uid for image in source.slices}
+    segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence = [
+        item(ReferencedSOPClassUID=sop_class, ReferencedSOPInstanceUID=uid) for uid, sop_class in classes.items()
+    ]
 
 
 def _replace_organization(segmentation: Dataset, uid: str) -> None:
     """highdicom draws a random one."""
-    for item in (*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence):
-        item.DimensionOrganizationUID = uid
+    for part in (*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence):
+        part.DimensionOrganizationUID = uid
