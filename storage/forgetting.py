@@ -70,8 +70,8 @@ def erase(store: Store) -> Erased:
     """Removes the bytes of all that is marked, and the traces of blanked text; call it again until it is complete."""
     log = SegmentLog(store.root)
     results = _erase_results(store)
+    images = _punch_images(store, log)  # before the segments: what was asked to be forgotten is also overwritten
     segments = _drop_segments(store, log)
-    images = _punch_images(store, log)
     return Erased(images, segments, results, is_complete=_clean_wal(store))
 
 
@@ -137,28 +137,32 @@ def _note_erased(store: Store, study_uid: str, ids: Sequence[int]) -> None:
 
 
 def _drop_segments(store: Store, log: SegmentLog) -> int:
-    """Removes segments before the newest known place in which no image lives any more."""
+    """Removes segments before the newest indexed place in which no image lives any more."""
     with store.read() as connection:
         newest = connection.execute(select(func.max(t.Instance.segment))).scalar()
         wanted = (
-            select(t.Instance.segment)
+            select(t.Instance.segment, func.sum(case((t.Instance.erased_at.is_(None), 1), else_=0)).label("not_noted"))
             .where(t.Instance.segment < (newest or 0))
             .group_by(t.Instance.segment)
             .having(func.sum(case((t.Instance.state != InstanceState.PURGED, 1), else_=0)) == 0)
-            .having(func.sum(case((t.Instance.erased_at.is_(None), 1), else_=0)) > 0)
         )
-        empty = connection.execute(wanted).scalars().all()
-    existing = log.segments()
-    for segment in empty:
-        if segment in existing[:-1]:
+        lifeless = connection.execute(wanted).all()
+    there = set(log.segments()[:-1])
+    for segment, not_noted in lifeless:
+        if segment in there:
             log.drop(segment)
-        now = store.clock()
-        with store.write() as connection:
-            rest = (t.Instance.segment == segment, t.Instance.erased_at.is_(None))
-            images = connection.execute(update(t.Instance).where(*rest).values(erased_at=now)).rowcount
-            detail = {"segment": segment, "images": images}
-            append(connection, AuditEvent(kind=AuditKind.ERASED, at=now, detail=detail))
-    return len(empty)
+        if segment in there or not_noted:
+            _note_dropped(store, segment)
+    return sum(segment in there for segment, _ in lifeless)
+
+
+def _note_dropped(store: Store, segment: int) -> None:
+    now = store.clock()
+    with store.write() as connection:
+        rest = (t.Instance.segment == segment, t.Instance.erased_at.is_(None))
+        images = connection.execute(update(t.Instance).where(*rest).values(erased_at=now)).rowcount
+        detail = {"segment": segment, "images": images}
+        append(connection, AuditEvent(kind=AuditKind.ERASED, at=now, detail=detail))
 
 
 def _clean_wal(store: Store) -> bool:
