@@ -7,7 +7,7 @@ from anomalyd.pipeline.acquisition import Acquisition
 MIN_SLICES = 10
 MIN_COVERAGE_MM = 80.0  # along the slices; an adult brain measures 130 to 170 mm
 FIELD_OF_VIEW_MM = (100.0, 400.0)  # shorter and longer side: a narrow brain, a head-and-neck image
-MAX_PIXEL_MM = 2.6  # anatomical images are at most 2 mm; maps and EPI begin at 3 mm
+MAX_PIXEL_MM = 4.0  # anatomical images are at most 2 mm; beyond 4 mm no cortex is resolved
 MAX_STEP_MM = 10.0
 
 _HEAD_PARTS = re.compile(

@@ -21,8 +21,8 @@ COSINE_TOLERANCE = 1e-3
 """Difference of a direction cosine within one stack, and of row and column from a right angle: vendors round."""
 POSITION_TOLERANCE = 0.02
 """Distance of a slice from its place in the even stack, as a share of the slice step."""
-POSITION_ROUNDING_MM = Millimetre(0.06)
-"""The same, at least: some scanners write positions with one decimal."""
+POSITION_ROUNDING_MM = Millimetre(0.09)
+"""The same, at least, up to a tenth of the step: positions with one decimal are off by 0.05 mm in each coordinate."""
 SAME_PLACE_MM = Millimetre(0.01)
 LATERAL_TOLERANCE_MM = Millimetre(0.2)
 """Offset of a slice centre across the normal; more is a sheared stack (as of a tilted CT gantry)."""
@@ -35,7 +35,7 @@ class UnevenSpacing(Ineligible):
         super().__init__(
             "slice_spacing", round(gap, 4), round(expected, 4),
             f"slices are not evenly spaced: a step of {gap:.3f} mm in a stack of {expected:.3f} mm steps "
-            f"(tolerance {POSITION_TOLERANCE:.0%} or {POSITION_ROUNDING_MM} mm)",
+            f"(tolerance {POSITION_TOLERANCE:.0%}, or {POSITION_ROUNDING_MM} mm of rounding)",
         )  # fmt: skip
 
 
@@ -105,12 +105,13 @@ def even_stack(positions_lps: PointsLPS, normal: UnitLPS) -> Stack:
         return Stack(np.zeros(len(along), dtype=np.int64), 1, Millimetre(0.0), float(along.min()))
     # The lower median is a gap that occurs: missing slices make some gaps longer, none shorter.
     step = float(np.sort(steps)[(len(steps) - 1) // 2])
-    first = float(along.min())
-    slots = np.rint((along - first) / step).astype(np.int64)
+    # Counted from neighbour to neighbour: a step that is rounded by 0.5 % would be a slice off after 200.
+    slots = np.zeros(len(along), dtype=np.int64)
+    slots[order] = np.concatenate([[0], np.cumsum(np.rint(gaps / step))])
     # The step fitted to the whole stack is exact where neighbours are rounded.
     step, first = (float(value) for value in np.polyfit(slots, along, 1))
     off = np.abs(along - (first + slots * step))
-    tolerance = max(POSITION_TOLERANCE * step, POSITION_ROUNDING_MM)
+    tolerance = max(POSITION_TOLERANCE * step, min(POSITION_ROUNDING_MM, step / 10))
     if off.max() > tolerance:
         worst = int(np.argmax(np.abs(steps / step - np.rint(steps / step))))
         raise UnevenSpacing(float(steps[worst]), step)
