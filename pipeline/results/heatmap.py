@@ -1,9 +1,7 @@
 """Heatmaps: one RGB Secondary Capture for each source slice, in the source's geometry (PS3.3 A.8.1)."""
 
 from collections.abc import Iterator
-from typing import Final
 
-import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 
@@ -12,6 +10,7 @@ from anomalyd.pipeline.results.header import Source, SourceSlice
 from anomalyd.pipeline.results.legend import Legend
 from anomalyd.pipeline.results.objects import ResultContext, ResultKind, ResultObject
 from anomalyd.pipeline.results.paint import Painter, choose_window
+from anomalyd.pipeline.results.place import place_of
 from anomalyd.pipeline.results.stamp import (
     ascii_text,
     code,
@@ -23,10 +22,8 @@ from anomalyd.pipeline.results.stamp import (
     stamp,
 )
 from anomalyd.pipeline.results.version import PRODUCT, RESEARCH_USE, version_line
-from anomalyd.pipeline.volume import Grid
 
 _SHORT_TEXT, _LONG_TEXT = 1024, 10240  # PS3.5 table 6.2-1, VR ST and LT
-_TOWARDS: Final = (("R", "L"), ("A", "P"), ("I", "S"))  # negative and positive x, y, z of LPS
 
 
 def build_heatmaps(source: Source, context: ResultContext) -> Iterator[ResultObject]:
@@ -53,15 +50,6 @@ def pictures(source: Source, context: ResultContext) -> Iterator[RGB8]:
         picture = painter.overlay(volume.voxels[k], finding.score_map[k], finding.labels[k] > 0)
         legend.draw(picture, place_of(volume.grid, k))
         yield picture
-
-
-def place_of(grid: Grid, index: int) -> str:
-    """`slice 81/176  S 24.0 mm`: number along the stack and where the middle of the slice lies on its main axis."""
-    normal = grid.index_to_lps[:3, 0]
-    axis = int(np.argmax(np.abs(normal)))
-    middle = grid.to_lps(np.array([index, (grid.shape[1] - 1) / 2, (grid.shape[2] - 1) / 2]))
-    mm = round(float(middle[axis]), 1) + 0.0
-    return f"slice {index + 1}/{grid.shape[0]}  {_TOWARDS[axis][mm >= 0]} {abs(mm):.1f} mm"
 
 
 def _facts(context: ResultContext) -> list[str]:

@@ -54,7 +54,7 @@ class Legend:
         self._font = cast("ImageFont.FreeTypeFont", ImageFont.load_default(size))
         brain_at = brain.sum(axis=0, dtype=np.int64)
         facts = self._text(_wrapped(lines, self._font, columns - 2 * _MARGIN))
-        bar = _bar(scale, self._font, rows)
+        bar = colour_bar(scale, self._font, rows)
         width = min(columns, max(self._width(RESEARCH_USE), self._width(_WIDEST_PLACE)) + 2 * _MARGIN)
         self._notice_shape = (2 * self._line_height() + _MARGIN, width)
         places = _least_hiding(brain_at, (facts.shape[:2], self._notice_shape, bar.shape[:2]))
@@ -113,7 +113,7 @@ def _wrapped(lines: Sequence[str], font: ImageFont.FreeTypeFont, width: int) -> 
     return wrapped
 
 
-def _bar(scale: ScoreScale, font: ImageFont.FreeTypeFont, picture_rows: int) -> RGB8:
+def colour_bar(scale: ScoreScale, font: ImageFont.FreeTypeFont, picture_rows: int) -> RGB8:
     """The colours at full opacity from 0 (below) to the top of the scale, the threshold marked."""
     text = sum(font.getmetrics())
     height, width = max(3 * text, picture_rows // 3), max(4, text * 2 // 3)
