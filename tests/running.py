@@ -86,7 +86,9 @@ class ReceivingPacs:
         for uid in (Verification, *RESULT_CLASSES):
             entity.add_supported_context(uid)
         self._server = entity.start_server(
-            (self.host, self.port), block=False, evt_handlers=[(evt.EVT_C_STORE, self._keep)]
+            (self.host, self.port),
+            block=False,
+            evt_handlers=[(evt.EVT_C_STORE, self._keep), (evt.EVT_CONN_OPEN, _send_at_once)],
         )
 
     def stop(self) -> None:
@@ -293,7 +295,9 @@ class RunningDaemon:
         """
         datasets = [pydicom.dcmread(path) for path in files]
         entity = _scanner(calling, datasets)
-        association = entity.associate("127.0.0.1", self.port, ae_title=called)
+        association = entity.associate(
+            "127.0.0.1", self.port, ae_title=called, evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once)]
+        )
         if not association.is_established:
             raise ConnectionRefusedError(f"the daemon takes no association from {calling} for {called}")
         accepted = {(c.abstract_syntax, c.transfer_syntax[0]) for c in association.accepted_contexts}
@@ -310,6 +314,11 @@ class RunningDaemon:
         """Why waiting for a role makes no sense: its exit code and last words; "" while it runs."""
         code = self.children[role].poll()
         return "" if code is None else f"it ended with code {code}\n{self.log_text(role)[-3000:]}"
+
+
+def _send_at_once(event: Event) -> None:
+    """TCP_NODELAY, as good modalities have it: else each image waits 40 ms for the peer's delayed ACK."""
+    event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # type: ignore[union-attr]  # open
 
 
 def _has_ended(store: Store, uid: SeriesUID) -> bool:

@@ -82,7 +82,7 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     head = PhantomWriter(
         plane="sagittal", spacing_mm=(2.0, 2.0, 2.0), shape=(88, 128, 128), centre_lps=CENTRE_LPS, attributes=MARKERS
     ).write_volume(make_head().volume, folder / "head")
-    flair = PhantomWriter(contrast=Contrast.FLAIR, attributes=MARKERS).write(folder / "flair")
+    flair = PhantomWriter(contrast=Contrast.FLAIR, spacing_mm=(4.0, 2.0, 2.0), attributes=MARKERS).write(folder / "flair")
     without_uid = folder / "without-uid.dcm"
     dataset = pydicom.dcmread(head.files[0])
     dataset.SeriesInstanceUID = "zzmarker/../../1"
