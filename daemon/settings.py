@@ -133,6 +133,8 @@ class WorkerSettings(_Section):
 
     lease: PositiveSeconds = 60.0
     """A job whose worker gave no sign of life for so long goes to another."""
+    memory_limit: ByteCount = 6_000_000_000
+    """An analysis that takes more memory is killed, before it takes the machine's."""
 
 
 class MetricsSettings(_Section):

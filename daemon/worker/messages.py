@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from anomalyd.pipeline.finding import Reason
 from anomalyd.storage.jobs import Job
 from anomalyd.storage.publication import NewResult
 
@@ -22,17 +23,18 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Child to parent: loaded and warm. trouble: what the canary volume showed to be wrong, else empty."""
+    """Child to parent: loaded and warm. bundles: digests. trouble: what the canary showed to be wrong, else empty."""
 
     bundles: tuple[str, ...]
     device: str
-    seconds: float
+    load_s: float
+    canary_s: float
     trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class CannotStart:
-    """Child to parent, its last word: bundle or device cannot be used. mendable: by the administrator (exit 78)."""
+    """Child to parent, its last word: bundle or device cannot be used. is_configuration: exit 78, else 70."""
 
     text: str
     is_configuration: bool
@@ -62,6 +64,13 @@ class WithheldScan:
 
 
 @dataclass(frozen=True, slots=True)
+class NotEligible:
+    """Child to parent: the pixels are not what the headers promised; the series is refused with this reason."""
+
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """Child to parent: no result. is_retryable: another try may go better. leaves: the child ends after saying so."""
 
@@ -75,6 +84,6 @@ class Cancelled:
     """Child to parent: stopped as told."""
 
 
-FromChild = Ready | CannotStart | StageReached | Analysed | WithheldScan | Failed | Cancelled
-Answer = Analysed | WithheldScan | Failed | Cancelled
+Answer = Analysed | WithheldScan | NotEligible | Failed | Cancelled
+FromChild = Ready | CannotStart | StageReached | Answer
 ToChild = Task | Cancel

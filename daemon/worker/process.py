@@ -65,11 +65,13 @@ class Child:
         """False once it has ended or was killed."""
         return self._process.is_alive()
 
-    def wait_ready(self, tick: Callable[[], None]) -> Ready:
-        """When it has loaded and warmed up; raises ConfigError, Broken (with its word) or ChildDied."""
+    def wait_ready(self, goes_on: Callable[[], bool]) -> Ready | None:
+        """When it has loaded and warmed up; None as soon as goes_on, asked every POLL_S, is false.
+
+        Raises ConfigError or Broken with the child's own word, or ChildDied.
+        """
         deadline = time.monotonic() + self._start_limit_s
-        while True:
-            tick()
+        while goes_on():
             message = self._receive()
             if isinstance(message, Ready):
                 return message
@@ -77,6 +79,7 @@ class Child:
                 raise (ConfigError if message.is_configuration else Broken)(message.text)
             if time.monotonic() > deadline:
                 self.kill(f"not ready within {self._start_limit_s:g} s")
+        return None
 
     def run(self, task: Task, *, time_limit_s: float, memory_limit: int, tick: Callable[["Child"], None]) -> Answer:
         """The answer to one task, whatever happens to the child; a killed or dead child answers Failed.

@@ -1,0 +1,183 @@
+"""One job from stored images to result files: everything heavy of the worker, run in its child."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from anomalyd.daemon.bundles import bundle_paths
+from anomalyd.daemon.settings import Settings
+from anomalyd.daemon.worker.canary import SEED_TEXT, canary_of
+from anomalyd.daemon.worker.messages import Analysed, Ready, WithheldScan
+from anomalyd.errors import Broken, Refused, Withheld
+from anomalyd.ids import AETitle, InstanceUID
+from anomalyd.pipeline import rules
+from anomalyd.pipeline.analyse import Runtime, analyse
+from anomalyd.pipeline.bundle import Bundle, load_bundle
+from anomalyd.pipeline.finding import Contrast, Finding, Stage
+from anomalyd.pipeline.read import read_volume
+from anomalyd.pipeline.results.build import build_results
+from anomalyd.pipeline.results.objects import ResultContext, ResultObject
+from anomalyd.pipeline.selection import VolumeChoice, choose, instance_set
+from anomalyd.pipeline.series import InstanceHeader, assemble, parse_instance
+from anomalyd.pipeline.volume import Volume
+from anomalyd.storage import objects
+from anomalyd.storage.engine import Store, open_store
+from anomalyd.storage.jobs import Job
+from anomalyd.storage.publication import NewResult
+from anomalyd.storage.series import InstanceRow, instances_of, read_instance, series_row
+
+OnStage = Callable[[Stage], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Source:
+    """The images of one job: rows in the store, headers as parsed, and the one chosen volume."""
+
+    rows: Mapping[InstanceUID, InstanceRow]
+    choice: VolumeChoice
+
+
+class Analyst:
+    """Bundles and store, loaded once; `analyse` once per job."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises ConfigError or Broken where a bundle cannot be used."""
+        started = time.monotonic()
+        self._settings = settings
+        self._store = open_store(settings.storage)
+        loaded = [load_bundle(path) for path in bundle_paths(settings.pipeline)]
+        self._bundles: dict[str, Bundle] = {bundle.model.digest: bundle for bundle in loaded}
+        self._runtime = Runtime(settings.pipeline.device, settings.pipeline.threads)
+        self._load_s = time.monotonic() - started
+
+    def warm_up(self) -> Ready:
+        """Runs the canary of the first bundle through everything: the first job then finds all of it loaded."""
+        started = time.monotonic()
+        trouble = ""
+        for bundle in list(self._bundles.values())[:1]:
+            try:
+                self._find(canary_of(bundle), bundle, SEED_TEXT, lambda _stage: None)
+            except Withheld as exc:
+                trouble = str(exc)
+        digests = tuple(sorted(self._bundles))
+        return Ready(digests, self._runtime.torch_device, self._load_s, time.monotonic() - started, trouble)
+
+    def analyse(self, job: Job, on_stage: OnStage) -> Analysed | WithheldScan:
+        """Results on disk, or why the scan is withheld. Raises Ineligible, Broken, and what a bug raises."""
+        stages = _Timed(on_stage)
+        bundle = self._bundle_of(job)
+        stages(Stage.READ)
+        source = self._source(job)
+        volume = read_volume(source.choice, lambda uid: read_instance(self._store, source.rows[uid]))
+        try:
+            finding = self._find(volume, bundle, job.series_uid, stages)
+        except Withheld as exc:
+            return WithheldScan(exc.text, _report(job, None, volume, stages.seconds(), exc))
+        stages(Stage.RESULTS)
+        made = build_results(
+            ResultContext(
+                headers=[self._header(row) for row in source.rows.values()],
+                volume=volume,
+                finding=finding,
+                job_time=job.created_at,
+                instance_set=job.instance_set,
+                settings=job.settings,
+                warnings=job.warnings,
+            )
+        )
+        return Analysed(_stored(self._store, made), _report(job, finding, volume, stages.seconds(), None))
+
+    def _find(self, volume: Volume, bundle: Bundle, seed_text: str, on_stage: OnStage) -> Finding:
+        return analyse(
+            volume,
+            bundle,
+            self._settings.pipeline.analysis,
+            runtime=self._runtime,
+            seed_text=seed_text,
+            on_stage=on_stage,
+        )
+
+    def _bundle_of(self, job: Job) -> Bundle:
+        bundle = self._bundles.get(job.bundle)
+        if bundle is None:
+            raise Broken(f"bundle {job.bundle_id} ({job.bundle[:12]}) is not in force here: restart the dispatcher")
+        if job.settings != self._settings.pipeline.analysis.digest:
+            raise Broken("the job was made for other settings than this worker has: restart dispatcher and worker")
+        return bundle
+
+    def _source(self, job: Job) -> _Source:
+        """The volume chosen again from the same images: the digest in the job proves that it is the same."""
+        series = series_row(self._store, job.study_uid, job.series_uid)
+        rows = instances_of(self._store, job.study_uid, job.series_uid)
+        as_then = [row for row in rows if row.received_at <= job.created_at]
+        for candidates in (as_then, rows):  # the second for a wall clock that was set back in between
+            choice = self._choice(candidates, job, series.calling_ae if series else None)
+            if choice is not None:
+                wanted = {uid for uid, _ in choice.instances}
+                return _Source({row.instance_uid: row for row in candidates if row.instance_uid in wanted}, choice)
+        raise Broken("the images of the job are not in the store as they were chosen: purged, or the rules changed")
+
+    def _choice(self, rows: Sequence[InstanceRow], job: Job, sender: AETitle | None) -> VolumeChoice | None:
+        keywords = rules.keywords(self._settings.pipeline)
+        headers = [header for row in rows if (header := self._parsed(row, keywords)) is not None]
+        if not headers:
+            return None
+        answer = choose(assemble(headers), self._settings.pipeline, frozenset({Contrast(job.contrast)}), sender)
+        sha256 = {row.instance_uid: row.sha256 for row in rows}
+        if answer.volume is None or instance_set(answer.volume, sha256) != job.instance_set:
+            return None
+        return answer.volume
+
+    def _parsed(self, row: InstanceRow, keywords: AbstractSet[str]) -> InstanceHeader | None:
+        """None for an object that cannot be read: selection left it out, too."""
+        try:
+            return parse_instance(read_instance(self._store, row), keywords)
+        except Refused:
+            return None
+
+    def _header(self, row: InstanceRow) -> Dataset:
+        return dcmread(BytesIO(read_instance(self._store, row)), stop_before_pixels=True)
+
+
+class _Timed:
+    """Passes stages on and measures how long each took."""
+
+    def __init__(self, on_stage: OnStage) -> None:
+        self._on_stage = on_stage
+        self._begun: list[tuple[Stage, float]] = []
+
+    def __call__(self, stage: Stage) -> None:
+        self._begun.append((stage, time.monotonic()))
+        self._on_stage(stage)
+
+    def seconds(self) -> dict[str, float]:
+        """Stage -> seconds, of the last one until now."""
+        ends = [at for _, at in self._begun[1:]] + [time.monotonic()]
+        return {stage.value: round(end - begin, 3) for (stage, begin), end in zip(self._begun, ends, strict=True)}
+
+
+def _stored(store: Store, made: tuple[ResultObject, ...]) -> tuple[NewResult, ...]:
+    files = objects.write_results(store, [one.data for one in made])
+    return tuple(
+        NewResult(one.kind.value, one.sop_class_uid, one.sop_instance_uid, one.series_uid, file)
+        for one, file in zip(made, files, strict=True)
+    )
+
+
+def _report(
+    job: Job, finding: Finding | None, volume: Volume, timings_s: Mapping[str, float], withheld: Withheld | None
+) -> dict[str, Any]:
+    """Provisional."""
+    del volume, withheld
+    return {
+        "series_instance_uid": job.series_uid,
+        "lesions": [asdict(lesion) for lesion in finding.lesions] if finding else [],
+        "score": finding.score if finding else None,
+        "timings_s": dict(timings_s),
+    }

@@ -1,0 +1,90 @@
+"""What a job's answer does to the store: results and deliveries, or a reason, in one transaction each."""
+
+from dataclasses import asdict
+
+import structlog
+
+from anomalyd.daemon.routing import destinations_for, is_too_old
+from anomalyd.daemon.settings import DaemonSettings
+from anomalyd.daemon.worker.messages import Analysed, Answer, Cancelled, Failed, NotEligible, WithheldScan
+from anomalyd.storage import queue
+from anomalyd.storage.alarms import AlarmKind, NewAlarm, raise_alarm
+from anomalyd.storage.engine import Store
+from anomalyd.storage.queue import Lease, LeaseLost
+from anomalyd.storage.series import SeriesRow, refuse_series, series_row
+from anomalyd.storage.tables import JobState, SeriesState
+
+log = structlog.get_logger()
+
+
+def publish(store: Store, lease: Lease, answer: Answer, daemon: DaemonSettings, max_attempts: int) -> None:
+    """Write down the answer; a lease that is lost by now makes it void."""
+    job = lease.job
+    try:
+        if isinstance(answer, Analysed):
+            _publish_results(store, lease, answer, daemon)
+        elif isinstance(answer, WithheldScan):
+            queue.finish(store, lease, JobState.WITHHELD, (), (), report=answer.report, reason=answer.text)
+            log.info("job.withheld", job_id=job.id, series_uid=job.series_uid, reason=answer.text)
+        elif isinstance(answer, NotEligible):
+            _refuse(store, lease, answer, max_attempts)
+        elif isinstance(answer, Failed):
+            after = queue.fail(store, lease, answer.text, retryable=answer.is_retryable, max_attempts=max_attempts)
+            write = log.error if after.state is JobState.FAILED else log.warning
+            write("job.failed", job_id=job.id, series_uid=job.series_uid, state=after.state.value, reason=answer.text)
+        elif isinstance(answer, Cancelled):
+            log.info("job.stopped", job_id=job.id, series_uid=job.series_uid)
+    except LeaseLost:
+        log.warning("job.lease_lost", job_id=job.id, series_uid=job.series_uid, token=lease.token)
+
+
+def _publish_results(store: Store, lease: Lease, answer: Analysed, daemon: DaemonSettings) -> None:
+    job = lease.job
+    series = series_row(store, job.study_uid, job.series_uid)
+    names = _destinations(store, daemon, series) if series else ()
+    queue.finish(store, lease, JobState.DONE, answer.results, names, report=answer.report)
+    log.info(
+        "job.finished",
+        job_id=job.id,
+        series_uid=job.series_uid,
+        results=len(answer.results),
+        lesions=len(answer.report.get("lesions") or ()),
+        destinations=list(names),
+    )
+
+
+def _destinations(store: Store, daemon: DaemonSettings, series: SeriesRow) -> tuple[str, ...]:
+    if is_too_old(daemon, series.last_at, store.clock()):
+        log.warning("results.too_old", series_uid=series.series_uid, received_at=series.last_at.isoformat())
+        return ()
+    found = destinations_for(daemon, series.calling_ae)
+    if not found and daemon.return_to_sender:
+        _tell_no_way_back(store, series)
+    return tuple(to.name for to in found)
+
+
+def _tell_no_way_back(store: Store, series: SeriesRow) -> None:
+    log.error("results.no_destination", series_uid=series.series_uid, sender=series.calling_ae)
+    with store.write() as connection:
+        raise_alarm(
+            connection,
+            NewAlarm(
+                kind=AlarmKind.DELIVERY_REFUSED,
+                subject=f"sender {series.calling_ae}",
+                text=f"results cannot be returned: no destination has the AE title {series.calling_ae}",
+                next_step="add it under daemon.destinations and restart, then `anomalyd retry` the job",
+                at=store.clock(),
+                study_uid=series.study_uid,
+                series_uid=series.series_uid,
+            ),
+        )
+
+
+def _refuse(store: Store, lease: Lease, answer: NotEligible, max_attempts: int) -> None:
+    """The series becomes ineligible and its job cancelled, unless images came in since: then the job just ends."""
+    series = series_row(store, lease.job.study_uid, lease.job.series_uid)
+    if series is not None and series.state is SeriesState.QUEUED:
+        refuse_series(store, series, asdict(answer.reason))
+        log.info("series.refused", series_uid=series.series_uid, criterion=answer.reason.criterion)
+    else:
+        queue.fail(store, lease, answer.reason.text, retryable=True, max_attempts=max_attempts)
