@@ -1,7 +1,8 @@
 """A bundle: the directory that holds everything a detector needs, and the digest that names it in every result.
 
 bundle.yaml, model.safetensors, template.nii.gz, brain-mask.nii.gz, calibration.json, MODEL_CARD.md, normative.nii.gz
-where used, and SHA256SUMS over all of them (as `sha256sum` writes it); the bundle's digest is the SHA-256 of SHA256SUMS.
+where used, and SHA256SUMS over all of them (as `sha256sum` writes it); the bundle's digest is the SHA-256
+of SHA256SUMS.
 This module loads neither torch nor SimpleITK before a volume is asked for: the dispatcher reads identities with it.
 """
 

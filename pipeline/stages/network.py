@@ -27,7 +27,8 @@ class DenoisingNetwork(nn.Module):
         self.unshuffle = settings.unshuffle
         channels = settings.unshuffle**2
         levels = len(settings.widths)
-        self.unet: Any = UNet2DModel(
+        make: Any = UNet2DModel  # untyped
+        self.unet: Any = make(
             in_channels=channels,
             out_channels=channels,
             block_out_channels=settings.widths,

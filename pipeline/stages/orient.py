@@ -4,7 +4,10 @@ Arrays are [slice, row, column]; on an upright grid a step of slice goes to the 
 of column to the patient's left (+x): DICOM LPS.
 """
 
+from typing import Literal
+
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from anomalyd.pipeline.volume import Affine, FloatMap, Grid, Volume
@@ -49,7 +52,7 @@ def smooth_for(volume: Volume, spacing_mm: float) -> Volume:
     return Volume(smooth, volume.grid)
 
 
-def resample(volume: Volume, grid: Grid, to_source: Affine | None = None, *, order: int = 1) -> FloatMap:
+def resample(volume: Volume, grid: Grid, to_source: Affine | None = None, *, order: Literal[0, 1] = 1) -> FloatMap:
     """float32 values of a volume at another grid's voxel centres; 0 beyond the volume's voxel edges.
 
     to_source: (4, 4) from the grid's LPS mm to the volume's LPS mm; None where both share one frame.
@@ -59,7 +62,7 @@ def resample(volume: Volume, grid: Grid, to_source: Affine | None = None, *, ord
     index = np.linalg.inv(volume.grid.index_to_lps) @ step @ grid.index_to_lps
     # One voxel of edge padding: linear interpolation reaches the outer half of the border voxels too.
     padded = np.pad(volume.voxels, 1, mode="edge")
-    out = ndimage.affine_transform(
+    out: NDArray[np.float32] = ndimage.affine_transform(
         padded, index[:3, :3], index[:3, 3] + 1.0, output_shape=grid.shape, order=order, mode="constant", cval=0.0
     )
     return np.asarray(out, dtype=np.float32)

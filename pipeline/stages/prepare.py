@@ -1,4 +1,4 @@
-"""From a volume to the bundle's box: orient, brain mask, register, normalise. Training and analysis call this same one."""
+"""From a volume to the bundle's box: orient, brain mask, register, normalise; training and analysis call the same."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,11 +36,13 @@ class Upright:
 class Boxed:
     """The brain in the bundle's box.
 
-    image: float32 intensities of the source, averaged over the box voxels; mask: bool, brain.
+    image: float32 intensities of the source above offset, averaged over the box voxels; mask: bool, brain.
+    offset: the source's least value where that is negative, else 0.
     """
 
     image: FloatMap
     mask: BoolMap
+    offset: float
 
 
 def upright(volume: Volume, on_stage: Callable[[Stage], None] = lambda _: None) -> Upright:
@@ -53,9 +55,11 @@ def upright(volume: Volume, on_stage: Callable[[Stage], None] = lambda _: None) 
 
 def boxed(volume: Volume, head: Upright, registration: Registration, box: Grid) -> Boxed:
     """The source's voxels averaged into the box, and the brain mask there."""
-    image = area_average(volume, box, registration.template_to_source)
+    offset = min(0.0, float(volume.voxels.min()))
+    above = Volume(volume.voxels - np.float32(offset), volume.grid) if offset else volume
+    image = area_average(above, box, registration.template_to_source)
     share = resample(Volume(head.brain.mask.astype(np.float32), head.volume.grid), box, registration.template_to_source)
-    return Boxed(image, np.asarray(share >= BOX_MASK_SHARE))
+    return Boxed(image, np.asarray(share >= BOX_MASK_SHARE), offset)
 
 
 def align(head: Upright, template: Template, on_stage: Callable[[Stage], None] = lambda _: None) -> Registration:

@@ -6,6 +6,7 @@ SimpleITK took ten times as long and sums in the order its threads finish.)
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +28,11 @@ class _Level:
     step: int
     """Every step-th template voxel along each axis."""
     iterations: int
-    similarity_only: bool
+    freedom: Literal["similarity", "affine"]
 
 
-LEVELS = (_Level(8.0, 4, 25, True), _Level(4.0, 3, 25, False), _Level(2.0, 2, 25, False))
-SIMILARITY_LEVELS = (_Level(8.0, 4, 25, True), _Level(4.0, 3, 25, True))
+LEVELS = (_Level(8.0, 4, 25, "similarity"), _Level(4.0, 3, 25, "affine"), _Level(2.0, 2, 25, "affine"))
+SIMILARITY_LEVELS = (_Level(8.0, 4, 25, "similarity"), _Level(4.0, 3, 25, "similarity"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,7 +108,15 @@ def _descend(moving: Volume, fixed: Volume, template: Template, start: Affine, l
     gradient = _gradient(smooth_moving)
     matrix, spread = start, np.inf
     for _ in range(level.iterations):
-        step, spread_now = _newton_step(smooth_moving, gradient, points, centre, target, matrix, level)
+        step, spread_now = _newton_step(
+            smooth_moving,
+            gradient=gradient,
+            points=points,
+            centre=centre,
+            target=target,
+            matrix=matrix,
+            level=level,
+        )
         if spread_now > spread * (1.0 - 1e-5):
             break
         matrix, spread = step, spread_now
@@ -116,6 +125,7 @@ def _descend(moving: Volume, fixed: Volume, template: Template, start: Affine, l
 
 def _newton_step(
     moving: Volume,
+    *,
     gradient: tuple[FloatMap, FloatMap, FloatMap],
     points: NDArray[np.float64],
     centre: NDArray[np.float64],
@@ -136,7 +146,7 @@ def _newton_step(
     weight = np.clip(1.0 - (residual / (TUKEY * scale)) ** 2, 0.0, None) ** 2
     local = points - centre
     shifts = gain * slope
-    if level.similarity_only:
+    if level.freedom == "similarity":
         turned = local @ matrix[:3, :3].T
         columns = np.concatenate(
             [np.cross(turned, shifts), (turned * shifts).sum(axis=1, keepdims=True), shifts], axis=1
@@ -149,16 +159,14 @@ def _newton_step(
     normal += 1e-6 * np.diag(np.diag(normal)) + 1e-12 * np.eye(len(normal))
     change = -np.linalg.solve(normal, weighted.T @ residual)
     cost = float(np.minimum(np.abs(residual), 0.5).mean())
-    return _moved(matrix, change, centre, similarity_only=level.similarity_only), cost
+    return _moved(matrix, change, centre, level), cost
 
 
-def _moved(
-    matrix: Affine, change: NDArray[np.float64], centre: NDArray[np.float64], *, similarity_only: bool
-) -> Affine:
+def _moved(matrix: Affine, change: NDArray[np.float64], centre: NDArray[np.float64], level: _Level) -> Affine:
     """The affine after a change about the centre of the points."""
     linear = matrix[:3, :3]
     at_centre = linear @ centre + matrix[:3, 3]
-    if similarity_only:
+    if level.freedom == "similarity":
         wx, wy, wz = np.clip(change[:3], -0.2, 0.2)
         grow = float(np.clip(change[3], -0.1, 0.1))
         turn = np.array([[grow, -wz, wy], [wz, grow, -wx], [-wy, wx, grow]]) + np.eye(3)
@@ -190,7 +198,7 @@ def _smoothed(volume: Volume, sigma_mm: float) -> Volume:
 def _gradient(volume: Volume) -> tuple[FloatMap, FloatMap, FloatMap]:
     """Derivatives per mm along x, y, z of an upright volume."""
     spacing_mm = float(volume.grid.spacing_mm[0])
-    along_z, along_y, along_x = np.gradient(volume.voxels, spacing_mm)
+    along_z, along_y, along_x = (np.asarray(g, dtype=np.float32) for g in np.gradient(volume.voxels, spacing_mm))
     return along_x, along_y, along_z
 
 

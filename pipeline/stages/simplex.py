@@ -60,9 +60,10 @@ def simplex_octave(permutation: NDArray[np.uint8], x: Float64, y: Float64) -> Fl
     stretch = (x + y) * _STRETCH
     cell_x, cell_y = np.floor(x + stretch), np.floor(y + stretch)
     squish = (cell_x + cell_y) * _SQUISH
-    dx0, dy0 = x - (cell_x + squish), y - (cell_y + squish)
+    cell = (cell_x, cell_y)
+    offset = (x - (cell_x + squish), y - (cell_y + squish))
     in_x, in_y = x + stretch - cell_x, y + stretch - cell_y
-    total = _corner(permutation, cell_x, cell_y, dx0, dy0, 1, 0) + _corner(permutation, cell_x, cell_y, dx0, dy0, 0, 1)
+    total = _corner(permutation, cell, offset, 1, 0) + _corner(permutation, cell, offset, 0, 1)
     near = in_x + in_y <= 1.0
     depth = np.where(near, 1.0 - (in_x + in_y), 2.0 - (in_x + in_y))
     x_side = in_x > in_y
@@ -75,25 +76,23 @@ def simplex_octave(permutation: NDArray[np.uint8], x: Float64, y: Float64) -> Fl
     far_x = np.where(outer, far_x, np.where(near, 1, 0))
     far_y = np.where(outer, far_y, np.where(near, 1, 0))
     own = np.where(near, 0, 1)
-    total += _corner(permutation, cell_x, cell_y, dx0, dy0, own, own)
-    total += _corner(permutation, cell_x, cell_y, dx0, dy0, far_x, far_y)
+    total += _corner(permutation, cell, offset, own, own)
+    total += _corner(permutation, cell, offset, far_x, far_y)
     return np.asarray(total / _NORM)
 
 
 def _corner(
     permutation: NDArray[np.uint8],
-    cell_x: Float64,
-    cell_y: Float64,
-    dx0: Float64,
-    dy0: Float64,
+    cell: tuple[Float64, Float64],
+    offset: tuple[Float64, Float64],
     step_x: int | NDArray[np.int64],
     step_y: int | NDArray[np.int64],
 ) -> Float64:
     """Contribution of the lattice point that lies (step_x, step_y) from the cell's own."""
     squish = (step_x + step_y) * _SQUISH
-    dx, dy = dx0 - step_x - squish, dy0 - step_y - squish
+    dx, dy = offset[0] - step_x - squish, offset[1] - step_y - squish
     falloff = np.maximum(0.0, 2.0 - dx * dx - dy * dy) ** 4
-    lattice_x, lattice_y = (cell_x + step_x).astype(np.int64), (cell_y + step_y).astype(np.int64)
+    lattice_x, lattice_y = (cell[0] + step_x).astype(np.int64), (cell[1] + step_y).astype(np.int64)
     inner = permutation[lattice_x & 255].astype(np.int64)
     slot = (permutation[(inner + lattice_y) & 255] & 14) >> 1
     gradient = _GRADIENTS[slot]

@@ -1,7 +1,5 @@
 """What training slices go through: variety of healthy brains, and made-up lesions that the target does not have."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -81,13 +79,6 @@ def _smooth_field(image: Tensor, rng: Generator, strength: float) -> Tensor:
     return 1.0 + nn.functional.interpolate(coarse, image.shape[2:], mode="bicubic", align_corners=False)
 
 
-@dataclass(frozen=True, slots=True)
-class _Patch:
-    """Soft-edged place of a lesion: (rows, columns) weights 0..1."""
-
-    weight: Float32
-
-
 def corrupt(slices: Float32, masks: Float32, tiles: Float32, rng: Generator) -> Float32:
     """The slices, CORRUPT_SHARE of them with one to three made-up lesions inside the brain, all with a little noise.
 
@@ -128,7 +119,7 @@ def _content(image: Float32, others: Float32, tiles: Float32, rng: Generator) ->
         other = others[int(rng.integers(len(others)))]
         shift = rng.integers(-25, 26, 2)
         other = np.roll(other, (int(shift[0]), int(shift[1])), axis=(0, 1))
-        return other if rng.random() < 0.5 else other[:, ::-1]  # noqa: PLR2004 - a coin
+        return np.asarray(other if rng.random() < 0.5 else other[:, ::-1], dtype=np.float32)  # noqa: PLR2004 - a coin
     texture = noise_crops(tiles, rng, 1, *image.shape)[0, 0] * float(rng.uniform(0.0, 0.08))
     if kind < 0.7:  # noqa: PLR2004 - a plateau of its own value
         return np.asarray(float(rng.uniform(0.05, 1.2)) + texture, dtype=np.float32)

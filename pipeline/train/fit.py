@@ -13,13 +13,15 @@ import torch
 from numpy.typing import NDArray
 
 from anomalyd.errors import ConfigError
-from anomalyd.pipeline.bundle import NetworkSettings
+from anomalyd.pipeline.bundle import NetworkSettings, ReconstructionSettings, ScoreSettings
 from anomalyd.pipeline.finding import Contrast
 from anomalyd.pipeline.stages.network import DenoisingNetwork, Schedule, build_network, schedule
 from anomalyd.pipeline.train.augment import corrupt, noise_crops, noise_tiles, vary
+from anomalyd.pipeline.train.calibrate import MIN_SCANS, calibrate_bundle
 from anomalyd.pipeline.train.checkpoint import Trainee, load_checkpoint, save_checkpoint
 from anomalyd.pipeline.train.cohort import list_scans, split_by_subject
-from anomalyd.pipeline.train.prepare import Cohort, prepare_cohort
+from anomalyd.pipeline.train.export import export_bundle
+from anomalyd.pipeline.train.prepare import LEVELS, Cohort, prepare_cohort
 
 Preset = Literal["compact"]
 
@@ -29,6 +31,8 @@ class Recipe:
     """How a network is trained; bundle.yaml keeps it."""
 
     network: NetworkSettings
+    reconstruction: ReconstructionSettings
+    score: ScoreSettings
     box_shape: tuple[int, int, int]
     steps: int
     batch: int = 8
@@ -43,7 +47,15 @@ class Recipe:
     save_every: int = 250
 
 
-RECIPES: dict[Preset, Recipe] = {"compact": Recipe(NetworkSettings(), (64, 96, 80), 60_000)}
+RECIPES: dict[Preset, Recipe] = {
+    "compact": Recipe(
+        NetworkSettings(),
+        ReconstructionSettings(timesteps=(299, 499), fields_per_timestep=2),
+        ScoreSettings(mode="normative", weights={"ssim": 1.0, "residual": 1.0, "intensity": 1.0}),
+        (64, 96, 80),
+        60_000,
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +97,6 @@ def train_bundle(
     Checkpoints and the prepared scans lie in `out` with `.work` added: the same call goes on where it was stopped, also
     with more steps. Raises ConfigError for an unknown preset, too few people, or an `out` that is not a bundle.
     """
-    from anomalyd.pipeline.train.export import export_bundle  # noqa: PLC0415 - needs calibration, which needs analyse
-
     if preset not in RECIPES:
         raise ConfigError(f"preset {preset!r} is unknown: {', '.join(RECIPES)}")
     recipe = RECIPES[preset] if steps is None else replace(RECIPES[preset], steps=steps)
@@ -97,6 +107,10 @@ def train_bundle(
     )
     trainee = fit(cohort, recipe, work, seed=seed, device=device, on_progress=on_progress)
     export_bundle(out, cohort, recipe, trainee, contrast=contrast, seed=seed)
+    if len(split.held_out) >= MIN_SCANS:
+        calibrate_bundle(
+            out, data, device=device, on_progress=lambda done, of: on_progress(Progress("calibration", done, of))
+        )
     people = [{s.subject for s, t in zip(cohort.scans, cohort.is_train, strict=True) if t == flag} for flag in (1, 0)]
     return TrainReport(out, trainee.step, len(people[0]), len(people[1]), cohort.skipped, trainee.loss)
 
@@ -122,7 +136,7 @@ def fit(
     started = time.monotonic()
     for step in range(trainee.step, recipe.steps):
         rng = np.random.default_rng([seed, step])
-        loss = _train_step(trainee, cohort, pool, tiles, steps, recipe, rng)
+        loss = _train_step(trainee, cohort, pool=pool, tiles=tiles, steps=steps, recipe=recipe, rng=rng)
         losses.append(loss)
         trainee = replace(trainee, step=step + 1, loss=float(np.mean(losses[-200:])))
         if (step + 1) % 50 == 0:
@@ -136,6 +150,7 @@ def fit(
 def _train_step(
     trainee: Trainee,
     cohort: Cohort,
+    *,
     pool: NDArray[np.int64],
     tiles: NDArray[np.float32],
     steps: Schedule,
@@ -145,7 +160,9 @@ def _train_step(
     """One optimiser step; the l1 loss of its batch."""
     device = next(trainee.network.parameters()).device
     chosen = pool[rng.integers(len(pool), size=recipe.batch)]
-    images = torch.from_numpy(cohort.images[chosen[:, 0], chosen[:, 1]].astype(np.float32) / 200.0).unsqueeze(1)
+    images = torch.from_numpy(
+        cohort.images[chosen[:, 0], chosen[:, 1]].astype(np.float32) / np.float32(LEVELS)
+    ).unsqueeze(1)
     masks = torch.from_numpy(cohort.masks[chosen[:, 0], chosen[:, 1]].astype(np.float32)).unsqueeze(1)
     clean, inside = vary(images, masks, rng)
     seen = corrupt(clean[:, 0].numpy(), inside[:, 0].numpy(), tiles, rng)

@@ -1,4 +1,4 @@
-"""The published method's numbers (oracles in the folder `shared` beside the checkout), within their stated tolerances."""
+"""The published method's numbers, within their stated tolerances (the folder `shared` beside the checkout)."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,15 @@ from diffusers import DDPMScheduler
 from numpy.typing import NDArray
 
 from anomalyd.pipeline.stages.network import schedule
-from anomalyd.pipeline.stages.score import erode, median, paper_score, ssim_ensemble, ssim_maps, volume_score, without_small
+from anomalyd.pipeline.stages.score import (
+    erode,
+    median,
+    paper_score,
+    ssim_ensemble,
+    ssim_maps,
+    volume_score,
+    without_small,
+)
 from anomalyd.pipeline.stages.simplex import permutation_of, simplex_field, simplex_octave
 
 Arrays = dict[str, NDArray[Any]]
@@ -100,7 +108,9 @@ def test_simplex_noise_is_the_published_one(oracles: Path) -> None:
     with np.load(oracles / "simplex_noise_statistics.npz") as stored:
         assert np.array_equal(permutation_of(1), stored["permutation_seed1"])
         i = np.arange(64, dtype=np.float64)
-        assert np.abs(simplex_octave(permutation_of(1), 0.1 * i, 0.37 * i) - stored["single_octave_seed1"]).max() < 1e-15
+        assert (
+            np.abs(simplex_octave(permutation_of(1), 0.1 * i, 0.37 * i) - stored["single_octave_seed1"]).max() < 1e-15
+        )
         for seed, example in zip(stored["example_seeds"], stored["examples"], strict=True):
             assert np.abs(simplex_field(int(seed), 96, 96) - example).max() < 6e-8
 

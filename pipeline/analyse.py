@@ -1,0 +1,163 @@
+"""From a volume to a finding: the one door of the pipeline, the same for the worker and for `anomalyd analyse`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from anomalyd.errors import Withheld
+from anomalyd.pipeline.bundle import Bundle
+from anomalyd.pipeline.finding import Finding, Stage
+from anomalyd.pipeline.settings import AnalysisSettings
+from anomalyd.pipeline.stages import gates
+from anomalyd.pipeline.stages.mapback import BoxMaps, SourceMaps, map_back
+from anomalyd.pipeline.stages.measure import measure
+from anomalyd.pipeline.stages.normalise import Normalised
+from anomalyd.pipeline.stages.normative import components, normative_score, smooth_inside
+from anomalyd.pipeline.stages.prepare import Boxed, Upright, align, boxed, standardise, upright
+from anomalyd.pipeline.stages.reconstruct import field_count, field_seeds, reconstruct
+from anomalyd.pipeline.stages.register import Registration
+from anomalyd.pipeline.stages.score import paper_score, volume_score
+from anomalyd.pipeline.stages.threshold import choose_cut
+from anomalyd.pipeline.volume import FloatMap, Volume
+
+SIGN_SMOOTHING = 1.0  # voxels; single pixels of the residual flicker between darker and brighter
+
+OnStage = Callable[[Stage], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Where it is computed. device: auto takes CUDA where there is one; threads: 0 leaves torch's number."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = 0
+
+    @property
+    def torch_device(self) -> str:
+        """`cpu` or `cuda`."""
+        if self.device != "auto":
+            return self.device
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """A scan in the bundle's box, before any threshold. facts: what the gates measured."""
+
+    head: Upright
+    registration: Registration
+    box: Boxed
+    normalised: Normalised
+    reconstruction: FloatMap
+    score: FloatMap
+    scan_score: float
+    seeds: tuple[int, ...]
+    device: str
+    facts: dict[str, float]
+
+
+def analyse(
+    volume: Volume,
+    bundle: Bundle,
+    settings: AnalysisSettings,
+    *,
+    runtime: Runtime,
+    seed_text: str,
+    on_stage: OnStage = lambda _: None,
+) -> Finding:
+    """What the bundle finds in a volume; the same bytes for the same arguments.
+
+    seed_text: names the input (series UID, or digest of the file); noise is drawn from it and the bundle's digest.
+    on_stage is called as each stage begins. Raises Withheld for a scan that the bundle cannot judge, ConfigError for a
+    rate that it was not calibrated at.
+    """
+    cut = choose_cut(bundle.calibration, settings)
+    judged = judge(volume, bundle, runtime=runtime, seed_text=seed_text, on_stage=on_stage)
+    on_stage(Stage.MAPBACK)
+    maps = onto_source(volume, judged, bundle)
+    on_stage(Stage.THRESHOLD)
+    on_stage(Stage.MEASURE)
+    measured = measure(maps, volume.grid, cut.threshold, volume.interpolated_slices)
+    warnings = []
+    coverage = judged.facts["brain_coverage"]
+    if coverage < gates.COVERAGE_WARNING:
+        warnings.append(f"the field of view holds {coverage:.0%} of the brain that is analysed")
+    if measured.left_out:
+        warnings.append(f"{measured.left_out} more regions with lower peaks are left out: the map is flooded")
+    return Finding(
+        grid=volume.grid,
+        model=bundle.model,
+        score_map=maps.score,
+        sign_map=maps.sign,
+        labels=measured.labels,
+        brain_mask=maps.brain,
+        reconstruction=maps.reconstruction,
+        lesions=measured.lesions,
+        score=judged.scan_score,
+        score_percentile=_percentile(judged.scan_score, bundle.calibration.scan_scores),
+        threshold=cut.threshold,
+        threshold_text=cut.text,
+        warnings=tuple(warnings),
+        device=judged.device,
+        seeds=judged.seeds,
+        facts=judged.facts,
+    )
+
+
+def judge(
+    volume: Volume, bundle: Bundle, *, runtime: Runtime, seed_text: str, on_stage: OnStage = lambda _: None
+) -> Judged:
+    """The scan's score in the bundle's box: all of the analysis that no threshold touches. Raises Withheld."""
+    if runtime.threads:
+        torch.set_num_threads(runtime.threads)
+    gates.check_volume(volume)
+    head = upright(volume, on_stage)
+    brain_ml = gates.check_brain(head, bundle.description.gates)
+    registration = align(head, bundle.template, on_stage)
+    gates.check_registration(registration, bundle.description.gates)
+    coverage = gates.check_coverage(volume, registration, bundle.template, bundle.box, bundle.description.gates)
+    box = boxed(volume, head, registration, bundle.box)
+    if not box.mask.any():
+        raise Withheld("brain_in_box", 0, "> 0 voxels", "no brain lies in the part of the head that is analysed")
+    normalised = standardise(box, bundle.standard_knots, on_stage)
+    on_stage(Stage.RECONSTRUCT)
+    seeds = field_seeds(seed_text, bundle.model.digest, field_count(bundle))
+    healthy = reconstruct(normalised.image, box.mask, bundle, seeds, runtime.torch_device)
+    on_stage(Stage.SCORE)
+    score = score_box(normalised.image, healthy, box, bundle)
+    facts = {
+        "brain_volume_ml": brain_ml,
+        "registration_similarity": registration.similarity,
+        "registration_scale": registration.scale,
+        "brain_coverage": coverage,
+        "reconstruction_l1": float(np.abs(normalised.image - healthy)[box.mask].mean(dtype=np.float64)),
+    }
+    scan_score = volume_score(score, box.mask)
+    return Judged(head, registration, box, normalised, healthy, score, scan_score, seeds, runtime.torch_device, facts)
+
+
+def score_box(image: FloatMap, healthy: FloatMap, box: Boxed, bundle: Bundle) -> FloatMap:
+    """The score map in the box, in the bundle's mode."""
+    settings = bundle.description.score
+    normative = bundle.normative
+    if settings.mode == "paper" or normative is None:
+        return paper_score(image, healthy, box.mask)
+    found = components(image, healthy, box.mask, tuple(settings.weights), settings.smooth_voxels)
+    return normative_score(found, normative, box.mask, settings)
+
+
+def onto_source(volume: Volume, judged: Judged, bundle: Bundle) -> SourceMaps:
+    """The judged scan's maps on the source's grid; interpolated slices keep their score, and are never marked."""
+    residual = smooth_inside(judged.normalised.image - judged.reconstruction, judged.box.mask, SIGN_SMOOTHING)
+    in_source_units = judged.normalised.to_source(judged.reconstruction) + np.float32(judged.box.offset)
+    maps = BoxMaps(judged.score, residual, in_source_units.astype(np.float32), judged.box.mask)
+    brain = Volume(judged.head.brain.mask.astype(np.float32), judged.head.volume.grid)
+    return map_back(maps, bundle.box, brain, judged.registration.template_to_source, volume.grid)
+
+
+def _percentile(score: float, healthy: tuple[float, ...]) -> float:
+    """Share of healthy scans with a lower score, in percent."""
+    return 100.0 * float(np.searchsorted(np.sort(healthy), score)) / len(healthy) if healthy else 0.0

@@ -1,0 +1,156 @@
+"""A trained network made a bundle: description, weights, template, normative statistics, first calibration, card."""
+
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import yaml
+from safetensors.torch import save_file
+
+from anomalyd.errors import ConfigError
+from anomalyd.pipeline.bundle import (
+    BRAIN_MASK,
+    CALIBRATION,
+    DESCRIPTION,
+    MODEL_CARD,
+    NORMATIVE,
+    SUMS,
+    TEMPLATE,
+    WEIGHTS,
+    BoxSettings,
+    Bundle,
+    BundleDescription,
+    Calibration,
+    GateSettings,
+    HistogramSettings,
+    NetworkSettings,
+    ReconstructionSettings,
+    ScoreSettings,
+    SourceFacts,
+    TrainingFacts,
+    load_bundle,
+    seal,
+    write_normative,
+)
+from anomalyd.pipeline.finding import Contrast
+from anomalyd.pipeline.nifti import write_nifti
+from anomalyd.pipeline.stages.normalise import PERCENTILES
+from anomalyd.pipeline.stages.normative import components, statistics
+from anomalyd.pipeline.stages.reconstruct import field_count, field_seeds, reconstruct
+from anomalyd.pipeline.train.checkpoint import Trainee
+from anomalyd.pipeline.train.cohort import Scan
+from anomalyd.pipeline.train.model_card import model_card
+from anomalyd.pipeline.train.prepare import Cohort
+from anomalyd.pipeline.volume import FloatMap
+
+if TYPE_CHECKING:
+    from anomalyd.pipeline.train.fit import Recipe
+
+UNCALIBRATED = Calibration(
+    scans=0, subjects=(), note="not calibrated yet", operating_points=(), voxel_rates=(), scan_scores=()
+)
+
+
+def export_bundle(
+    out: Path, cohort: Cohort, recipe: "Recipe", trainee: Trainee, *, contrast: Contrast, seed: int
+) -> Bundle:
+    """The bundle at `out`, replacing an older one there; not calibrated yet.
+
+    Normative statistics come from the training scans, so that the held-out ones stay unseen for calibration.
+    Raises ConfigError where `out` holds something that is no bundle.
+    """
+    if out.exists() and not (out / SUMS).exists() and any(out.iterdir()):
+        raise ConfigError(f"{out} exists and is no bundle: give another path")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
+        fresh = Path(scratch) / out.name
+        fresh.mkdir()
+        description = _describe(out.name, cohort, recipe, trainee.step, contrast=contrast, seed=seed)
+        _write(fresh, description, cohort, trainee)
+        seal(fresh)
+        names = tuple(description.score.weights)
+        if names:
+            write_normative(fresh / NORMATIVE, statistics(*_healthy(cohort, load_bundle(fresh), names)))
+            seal(fresh)
+        if out.exists():
+            shutil.rmtree(out)
+        fresh.rename(out)
+    return load_bundle(out)
+
+
+def _write(fresh: Path, description: BundleDescription, cohort: Cohort, trainee: Trainee) -> None:
+    """All files but the normative statistics and the sums."""
+    text = yaml.safe_dump(description.model_dump(mode="json"), sort_keys=False, width=118, allow_unicode=True)
+    (fresh / DESCRIPTION).write_text(text, encoding="utf-8")
+    weights = {name: value.detach().float().contiguous().cpu() for name, value in trainee.average.state_dict().items()}
+    save_file(weights, fresh / WEIGHTS)
+    brain = cohort.template.brain
+    write_nifti(fresh / TEMPLATE, np.rint(brain.voxels * 1000.0).astype(np.int16), brain.grid)
+    write_nifti(fresh / BRAIN_MASK, cohort.template.mask.astype(np.uint8), brain.grid)
+    (fresh / CALIBRATION).write_text(UNCALIBRATED.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (fresh / MODEL_CARD).write_text(model_card(description, cohort), encoding="utf-8")
+
+
+def _healthy(
+    cohort: Cohort, bundle: Bundle, names: tuple[str, ...]
+) -> tuple[list[dict[str, FloatMap]], list[np.ndarray[tuple[int, ...], np.dtype[np.bool_]]]]:
+    """Components and masks of every training scan."""
+    maps, masks = [], []
+    for k in np.flatnonzero(cohort.is_train):
+        image, mask = cohort.floats(np.array([k]))[0], cohort.masks[k]
+        seeds = field_seeds(cohort.scans[k].path.name, bundle.model.digest, field_count(bundle))
+        healthy = reconstruct(image, mask, bundle, seeds, "cpu")
+        maps.append(components(image, healthy, mask, names, bundle.description.score.smooth_voxels))
+        masks.append(mask)
+    return maps, masks
+
+
+def _describe(
+    name: str, cohort: Cohort, recipe: "Recipe", steps: int, *, contrast: Contrast, seed: int
+) -> BundleDescription:
+    """What bundle.yaml says."""
+    first = cohort.box.index_to_lps[:3, 3]
+    used = [scan for scan, is_train in zip(cohort.scans, cohort.is_train, strict=True) if is_train]
+    held = [scan for scan, is_train in zip(cohort.scans, cohort.is_train, strict=True) if not is_train]
+    ages = [scan.age for scan in used if scan.age is not None]
+    plain = {key: value for key, value in asdict(recipe).items() if key not in ("network", "steps", "box_shape")}
+    return BundleDescription(
+        id=name,
+        contrast=contrast,
+        box=BoxSettings(
+            shape=cohort.box.shape,
+            spacing_mm=float(cohort.box.spacing_mm[0]),
+            first_lps_mm=(float(first[0]), float(first[1]), float(first[2])),
+        ),
+        network=NetworkSettings(**recipe.network.model_dump()),
+        reconstruction=ReconstructionSettings(**recipe.reconstruction.model_dump()),
+        score=ScoreSettings(**recipe.score.model_dump()),
+        histogram=HistogramSettings(
+            percentiles=PERCENTILES, standard=tuple(round(float(v), 5) for v in cohort.standard_knots)
+        ),
+        gates=GateSettings(),
+        training=TrainingFacts(
+            seed=seed,
+            steps=steps,
+            recipe={key: plain[key] for key in plain if key not in ("reconstruction", "score")},
+            held_out_subjects=tuple(sorted({scan.subject for scan in held})),
+            age_range=(min(ages), max(ages)) if ages else None,
+            sources=_sources(used),
+        ),
+    )
+
+
+def _sources(scans: list[Scan]) -> tuple[SourceFacts, ...]:
+    """Training subjects by source and licence."""
+    keys = sorted({(scan.source, scan.licence) for scan in scans})
+    return tuple(
+        SourceFacts(
+            source=source,
+            licence=licence,
+            subjects=tuple(sorted({s.subject for s in scans if (s.source, s.licence) == (source, licence)})),
+        )
+        for source, licence in keys
+    )

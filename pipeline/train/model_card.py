@@ -1,0 +1,40 @@
+"""MODEL_CARD.md of a bundle: what it is, what it was made from and under which terms, what it must not be used for."""
+
+from anomalyd.pipeline.bundle import BundleDescription
+from anomalyd.pipeline.train.prepare import Cohort
+
+
+def model_card(description: BundleDescription, cohort: Cohort) -> str:
+    """The card's text, without measured results: `anomalyd calibrate` and `anomalyd evaluate` give those."""
+    training = description.training
+    people = sum(len(source.subjects) for source in training.sources)
+    ages = (
+        f"{training.age_range[0]:.0f} to {training.age_range[1]:.0f} years where stated"
+        if training.age_range
+        else "not stated"
+    )
+    rows = [f"| {s.source} | {len(s.subjects)} | {s.licence or 'not stated'} |" for s in training.sources]
+    skipped = [f"* {name}: {reason}" for name, reason in cohort.skipped]
+    settings = description.reconstruction
+    fields = f"{settings.fields_per_timestep} simplex fields at index {', '.join(map(str, settings.timesteps))}"
+    method = (
+        f"A brain is registered to the bundle's template, cut to {description.box.shape} voxels of "
+        f"{description.box.spacing_mm:g} mm (slice, row, column), normalised to a standard histogram, noised with "
+        f"{fields} of the cosine schedule and denoised in one pass each. What the mean of these healthy counterparts "
+        f"does not explain is scored ({description.score.mode})."
+    )
+    made_from = (
+        f"{people} healthy people, age {ages}; seed {training.seed}, {training.steps} steps. Template: symmetrical "
+        f"mean of the {int(cohort.is_train.sum())} stripped, registered training scans. Never trained on: "
+        f"{', '.join(training.held_out_subjects)}."
+    )
+    terms = (
+        "Weights, template and statistics are derived from these scans; whoever passes them on keeps the credits "
+        "above (IXI: CC BY-SA 3.0, brain-development.org) and checks the terms for their use."
+    )
+    purpose = f"One-step denoising diffusion model for {description.contrast} brain MR of adults."
+    lines = [f"# {description.id}", "", f"{purpose} **Research use only, not for diagnosis.**", ""]
+    lines += ["## What it does", method, "", "## What it was made from", made_from, ""]
+    lines += ["| source | people | terms as stated there |", "|---|---|---|", *rows, "", terms, ""]
+    lines += ["Scans that could not be used:", *skipped, ""] if skipped else []
+    return "\n".join(lines)
