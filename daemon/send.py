@@ -32,6 +32,7 @@ from anomalyd.ids import AETitle
 # A path then leaves as the bytes of its file.
 _config.STORE_SEND_CHUNKED_DATASET = True
 
+CONNECT_S = 10.0
 SUCCESS = 0x0000
 WARNINGS = range(0xB000, 0xC000)
 PREAMBLE_LENGTH = 128  # PS3.10 7.1
@@ -121,12 +122,18 @@ def send_files(
     associations: None: one for each series, one after the other; N: all files over N at once.
     on_answer: called from several threads, one at a time.
     """
+    unreachable = _why_unreachable(to)
+    if unreachable:
+        answers = [Answer(file, None, unreachable) for file in files]
+        for answer in answers:
+            on_answer(answer)
+        return tuple(answers)
     batches: queue.SimpleQueue[Sequence[Outgoing]] = queue.SimpleQueue()
     lanes = associations or 1
     for batch in _by_series(files) if associations is None else [files[lane::lanes] for lane in range(lanes)]:
         for part in _within_context_limit(batch):
             batches.put(part)
-    answers: list[Answer] = []
+    answers = []
     lock = threading.Lock()
 
     def note(answer: Answer) -> None:
@@ -147,6 +154,15 @@ def meaning(status: int | None) -> str:
     if status in WARNINGS:
         return "stored with a warning"
     return MEANING.get(status, MEANING.get(status & 0xFF00, MEANING.get(status & 0xF000, "failed")))
+
+
+def _why_unreachable(to: Receiver) -> str:
+    """Why nobody can be reached at all; "" where the port opens. Once, not for every file."""
+    try:
+        socket.create_connection((to.host, to.port), timeout=CONNECT_S).close()
+    except OSError as exc:
+        return f"{to.host}:{to.port} cannot be reached: {exc.strerror or 'no answer in time'}"
+    return ""
 
 
 def _by_series(files: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
