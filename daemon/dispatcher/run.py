@@ -33,6 +33,8 @@ AUDIT_S = 86_400.0
 TICK_S = 1.0
 CALM_S = 0.05
 """After a wake the next one is waited for so long: at 300 images a second one look is enough for many."""
+AFTERTHOUGHT_S = 0.15
+"""The gateway wakes ten times a second at most: after its last datagram an image may have come that had none."""
 TELL_EVERY_S = 60.0
 log = structlog.get_logger()
 
@@ -77,12 +79,16 @@ class Dispatcher:
         self._timers.start()
         life.ready()
         try:
+            has_more = False
             while not stop.is_set():
-                if waiter.wait(min(TICK_S, max(CALM_S, self._closing.next_due_s()))):
+                timeout_s = AFTERTHOUGHT_S if has_more else min(TICK_S, max(CALM_S, self._closing.next_due_s()))
+                is_woken = waiter.wait(timeout_s)
+                if is_woken or has_more:
                     self._timers.kick("closing", "delivery")
                     stop.wait(CALM_S)
                 elif self._closing.next_due_s() <= 0.0:
                     self._timers.kick("closing")
+                has_more = is_woken
                 self._timers.check()
                 if not self._timers.stuck():
                     life.alive()

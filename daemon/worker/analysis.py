@@ -3,11 +3,8 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import asdict, dataclass
-from io import BytesIO
-from typing import Any
+from dataclasses import dataclass
 
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from anomalyd.daemon.bundles import bundle_paths
@@ -19,10 +16,13 @@ from anomalyd.ids import AETitle, InstanceUID
 from anomalyd.pipeline import rules
 from anomalyd.pipeline.analyse import Runtime, analyse
 from anomalyd.pipeline.bundle import Bundle, load_bundle
-from anomalyd.pipeline.finding import Contrast, Finding, Stage
+from anomalyd.pipeline.finding import Contrast, Finding, Reason, Stage
+from anomalyd.pipeline.part10 import open_part10, read_header
 from anomalyd.pipeline.read import read_volume
+from anomalyd.pipeline.results import report
 from anomalyd.pipeline.results.build import build_results
 from anomalyd.pipeline.results.objects import ResultContext, ResultObject
+from anomalyd.pipeline.results.report import Report, StageTimes, Subject
 from anomalyd.pipeline.selection import VolumeChoice, choose, instance_set
 from anomalyd.pipeline.series import InstanceHeader, assemble, parse_instance
 from anomalyd.pipeline.volume import Volume
@@ -70,28 +70,40 @@ class Analyst:
 
     def analyse(self, job: Job, on_stage: OnStage) -> Analysed | WithheldScan:
         """Results on disk, or why the scan is withheld. Raises Ineligible, Broken, and what a bug raises."""
-        stages = _Timed(on_stage)
+        times = StageTimes()
+
+        def begin(stage: Stage) -> None:
+            times(stage)
+            on_stage(stage)
+
         bundle = self._bundle_of(job)
-        stages(Stage.READ)
+        subject = Subject(job.series_uid, job.instance_set, self._settings.pipeline.analysis.model_dump(mode="json"))
+        begin(Stage.READ)
         source = self._source(job)
         volume = read_volume(source.choice, lambda uid: read_instance(self._store, source.rows[uid]))
         try:
-            finding = self._find(volume, bundle, job.series_uid, stages)
+            finding = self._find(volume, bundle, job.series_uid, begin)
         except Withheld as exc:
-            return WithheldScan(exc.text, _report(job, None, volume, stages.seconds(), exc))
-        stages(Stage.RESULTS)
-        made = build_results(
-            ResultContext(
-                headers=[self._header(row) for row in source.rows.values()],
-                volume=volume,
-                finding=finding,
-                job_time=job.created_at,
-                instance_set=job.instance_set,
-                settings=job.settings,
-                warnings=job.warnings,
-            )
+            times.stop()
+            return WithheldScan(exc.text, _withheld_report(subject, bundle, exc, job=job, volume=volume, times=times))
+        begin(Stage.RESULTS)
+        context = self._context(job, source, volume, finding)
+        results = _stored(self._store, build_results(context))
+        times.stop()
+        warnings = context.all_warnings
+        return Analysed(results, report.analysed(subject, finding, warnings=warnings, timings_s=times.seconds))
+
+    def _context(self, job: Job, source: _Source, volume: Volume, finding: Finding) -> ResultContext:
+        """All times in the results come from the job, so that a second run makes the same bytes."""
+        return ResultContext(
+            headers=[self._header(row) for row in source.rows.values()],
+            volume=volume,
+            finding=finding,
+            job_time=job.created_at,
+            instance_set=job.instance_set,
+            settings=job.settings,
+            warnings=job.warnings,
         )
-        return Analysed(_stored(self._store, made), _report(job, finding, volume, stages.seconds(), None))
 
     def _find(self, volume: Volume, bundle: Bundle, seed_text: str, on_stage: OnStage) -> Finding:
         return analyse(
@@ -142,24 +154,7 @@ class Analyst:
             return None
 
     def _header(self, row: InstanceRow) -> Dataset:
-        return dcmread(BytesIO(read_instance(self._store, row)), stop_before_pixels=True)
-
-
-class _Timed:
-    """Passes stages on and measures how long each took."""
-
-    def __init__(self, on_stage: OnStage) -> None:
-        self._on_stage = on_stage
-        self._begun: list[tuple[Stage, float]] = []
-
-    def __call__(self, stage: Stage) -> None:
-        self._begun.append((stage, time.monotonic()))
-        self._on_stage(stage)
-
-    def seconds(self) -> dict[str, float]:
-        """Stage -> seconds, of the last one until now."""
-        ends = [at for _, at in self._begun[1:]] + [time.monotonic()]
-        return {stage.value: round(end - begin, 3) for (stage, begin), end in zip(self._begun, ends, strict=True)}
+        return read_header(open_part10(read_instance(self._store, row)))[0]
 
 
 def _stored(store: Store, made: tuple[ResultObject, ...]) -> tuple[NewResult, ...]:
@@ -170,14 +165,15 @@ def _stored(store: Store, made: tuple[ResultObject, ...]) -> tuple[NewResult, ..
     )
 
 
-def _report(
-    job: Job, finding: Finding | None, volume: Volume, timings_s: Mapping[str, float], withheld: Withheld | None
-) -> dict[str, Any]:
-    """Provisional."""
-    del volume, withheld
-    return {
-        "series_instance_uid": job.series_uid,
-        "lesions": [asdict(lesion) for lesion in finding.lesions] if finding else [],
-        "score": finding.score if finding else None,
-        "timings_s": dict(timings_s),
-    }
+def _withheld_report(
+    subject: Subject, bundle: Bundle, why: Withheld, *, job: Job, volume: Volume, times: StageTimes
+) -> Report:
+    return report.not_analysed(
+        subject,
+        "withheld",
+        Reason(why.criterion, why.value, why.limit, why.text),
+        contrast=bundle.model.contrast,
+        model=bundle.model,
+        warnings=(*job.warnings, *volume.warnings),
+        timings_s=times.seconds,
+    )
