@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from anomalyd.daemon.bundles import bundle_paths
 from anomalyd.daemon.settings import DaemonSettings, Settings
 from anomalyd.errors import AnomalydError
-from anomalyd.pipeline.bundle import bundle_identity, shipped_bundles
+from anomalyd.pipeline.bundle import bundle_identity
 from anomalyd.pipeline.finding import Contrast
 from anomalyd.storage.engine import open_store
 from anomalyd.storage.settings import StorageSettings
@@ -37,7 +38,7 @@ class Checked:
 def check_all(settings: Settings) -> Iterator[Checked]:
     """Every check, as it is made."""
     yield from check_senders(settings.daemon)
-    yield from check_bundles(settings.pipeline.bundles)
+    yield from check_bundles(bundle_paths(settings.pipeline))
     yield from check_disk(settings.storage)
     yield from check_database(settings.storage)
     yield from check_destinations(settings.daemon)
@@ -60,9 +61,8 @@ def check_senders(daemon: DaemonSettings) -> Iterator[Checked]:
             yield Checked(Grade.NOTE, subject, f"every AE title {where} (accept_from: any), on {daemon.host}")
 
 
-def check_bundles(paths: tuple[Path, ...]) -> Iterator[Checked]:
+def check_bundles(chosen: tuple[Path, ...]) -> Iterator[Checked]:
     """Each file of each bundle against its recorded hash; which contrasts have a model."""
-    chosen = paths or shipped_bundles()
     seen: dict[Contrast, str] = {}
     for path in chosen:
         try:

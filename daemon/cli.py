@@ -10,7 +10,19 @@ from typing import Annotated
 import typer
 
 from anomalyd import __version__
-from anomalyd.daemon.commands import audit, check, explain, queue, received, roles, sending, status, watch
+from anomalyd.daemon.commands import (
+    audit,
+    check,
+    explain,
+    offline,
+    queue,
+    received,
+    roles,
+    sending,
+    status,
+    training,
+    watch,
+)
 from anomalyd.daemon.commands.options import ConfigOption
 from anomalyd.errors import AnomalydError, Broken, ConfigError
 
@@ -47,7 +59,7 @@ def _top(
     context.obj = config
 
 
-for commands in (roles, sending, check, status, watch, explain, queue, audit, received):
+for commands in (roles, offline, sending, check, status, watch, explain, queue, audit, received, training):
     commands.register(app)
 
 

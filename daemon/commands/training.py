@@ -1,0 +1,130 @@
+"""`train`, `calibrate`: a bundle from healthy scans, and its thresholds."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Self
+
+import typer
+
+from anomalyd.daemon.commands.options import ConfigOption
+from anomalyd.daemon.logs import quiet_console
+from anomalyd.pipeline.finding import Contrast
+
+HealthyArgument = Annotated[
+    Path, typer.Argument(metavar="DATA", exists=True, file_okay=False, help="Folder of healthy scans (NIfTI).")
+]
+
+
+class TrainDevice(StrEnum):
+    """Where it is computed."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+DeviceOption = Annotated[TrainDevice, typer.Option(help="Where it is computed.")]
+
+
+def train(
+    data: HealthyArgument,
+    out: Annotated[Path, typer.Option(metavar="BUNDLE", help="The bundle to make; OUT.work keeps the way there.")],
+    preset: Annotated[str, typer.Option(help="Recipe.")] = "compact",
+    steps: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
+    device: DeviceOption = TrainDevice.CPU,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 20240,
+    contrast: Annotated[Contrast, typer.Option(help="Which scans of DATA.")] = Contrast.T1W,
+    exclude_subjects: Annotated[list[str] | None, typer.Option(metavar="PREFIX", help="Leave out; repeatable.")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Train a bundle on healthy scans, split by subject; the same command goes on where it was stopped."""
+    del config  # every command takes it; training is steered by its options alone
+    quiet_console()
+    from anomalyd.pipeline.train.fit import Progress, train_bundle
+
+    with _Bar() as bar:
+
+        def on_progress(now: Progress) -> None:
+            loss = "" if now.loss is None else f", loss {now.loss:.4f}"
+            bar.show(f"{now.what}{loss}", now.done, now.of)
+
+        made = train_bundle(
+            data, out, preset=preset, steps=steps, device=device.value, seed=seed, contrast=contrast,  # type: ignore[arg-type]  # preset is checked by the callee
+            exclude_subject_prefixes=tuple(exclude_subjects or ()), on_progress=on_progress,
+        )  # fmt: skip
+    _print_skipped(made.skipped)
+    people = f"{made.train_subjects} people trained it, {made.held_out_subjects} are held out"
+    typer.echo(f"{made.bundle}: {made.steps} steps, loss {made.loss:.4f}; {people}")
+
+
+def calibrate(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", exists=True, file_okay=False)],
+    healthy: HealthyArgument,
+    device: DeviceOption = TrainDevice.CPU,
+    config: ConfigOption = None,
+) -> None:
+    """Count a bundle's thresholds anew on healthy scans of this site; nothing else of the bundle changes."""
+    del config
+    quiet_console()
+    from anomalyd.pipeline.train.calibrate import calibrate_bundle
+
+    with _Bar() as bar:
+        made = calibrate_bundle(
+            bundle, healthy, device=device.value, on_progress=lambda done, of: bar.show("calibration", done, of)
+        )
+    _print_skipped(made.skipped)
+    for warning in made.warnings:
+        typer.echo(f"warning: {warning}")
+    point = f"threshold {made.threshold:.4g} leaves {made.findings_per_scan:.2f} findings in a healthy scan"
+    typer.echo(f"{made.bundle}: {made.scans} scans; {point}")
+
+
+def _print_skipped(skipped: Sequence[tuple[str, str]]) -> None:
+    for name, reason in skipped:
+        typer.echo(f"left out: {name}: {reason}", err=True)
+
+
+class _Bar:
+    """Progress on a terminal; in a pipe one line for each tenth of a phase."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        console = Console(stderr=True, highlight=False)
+        self._is_live = console.is_terminal
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )  # fmt: skip
+        self._progress = Progress(*columns, console=console, disable=not self._is_live)
+        self._task = self._progress.add_task("starting", total=None)
+        self._last = ("", -1)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        self._progress.stop()
+
+    def show(self, what: str, done: int, of: int) -> None:
+        """Where it stands."""
+        self._progress.update(self._task, description=what, completed=done, total=of)
+        tenth = (what.partition(",")[0], 10 * done // max(1, of))
+        if not self._is_live and tenth != self._last:
+            self._last = tenth
+            typer.echo(f"{what}: {done} of {of}", err=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    for command in (train, calibrate):
+        app.command(rich_help_panel="Models")(command)
