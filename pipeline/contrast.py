@@ -109,6 +109,10 @@ def _prepared(times: _Times, acquisition: Acquisition) -> tuple[Contrast | None,
     unlike = _unlike_any(times, acquisition)
     if unlike:
         return None, unlike
+    if times.ti is not None and times.ti < MPRAGE_TI_MS[0] and (times.tr or math.inf) < GRE_ONLY_TR_MS:
+        return _gradient_echo(
+            times, acquisition
+        )  # a fat inversion, or a TI counted from another pulse (Siemens Vision)
     if times.ti is not None and not MPRAGE_TI_MS[0] <= times.ti <= MPRAGE_TI_MS[1]:
         return None, "inversion recovery gradient echo that is no MPRAGE"
     if (times.tr or 0.0) > MPRAGE_TR_MS:

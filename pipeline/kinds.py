@@ -49,7 +49,6 @@ _FIELD_MAP_NAMES = _names(
     "b1[ _-]?map(?:ping)?",
     "fmap",
     "gre_field_mapping",
-    "shim",
 )
 _ANGIO_NAMES = _names("tof", "mra", "angio", "angiography", "mrv", "venogra\\w*", "pca", "inhance", "trance")
 _PERFUSION_NAMES = _names("perf", "perfusion", "asl", "pcasl", "pasl", "dsc", "dce", "twist", "tricks")
@@ -82,8 +81,14 @@ class Subject:
         """Whether gradient echoes are read without an inversion pulse."""
         acquisition = self.acquisition
         is_gradient = "GR" in acquisition.scanning_sequence or acquisition.echo_pulse_sequence == "GRADIENT"
-        is_prepared = "IR" in acquisition.scanning_sequence or "MP" in acquisition.sequence_variant
-        return is_gradient and not is_prepared and acquisition.inversion_time is None
+        return is_gradient and not self.is_prepared
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether an inversion precedes the readout: MPRAGE, FLAIR and their kin are known by it, not by a name."""
+        acquisition = self.acquisition
+        is_stated = "IR" in acquisition.scanning_sequence or "InversionRecovery" in acquisition.flags
+        return is_stated or "MP" in acquisition.sequence_variant or acquisition.inversion_time is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +106,8 @@ def _any(words: frozenset[str], known: frozenset[str]) -> str | None:
 
 
 def _named(subject: Subject, pattern: re.Pattern[str]) -> str | None:
-    found = pattern.search(subject.names)
+    """A name that takes a series out of doubt; asked only where no inversion tells what it is."""
+    found = None if subject.is_prepared else pattern.search(subject.names)
     return f"series or protocol name says {found.group(0)}" if found else None
 
 

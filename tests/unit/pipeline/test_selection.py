@@ -1,0 +1,419 @@
+"""Which volume of a series is analysed, and which criterion refuses the rest."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anomalyd.ids import AETitle, InstanceUID
+from anomalyd.pipeline.finding import Contrast
+from anomalyd.pipeline.selection import Eligibility, choose, explain, instance_set
+from anomalyd.pipeline.series import PixelFormat, SeriesHeader
+from anomalyd.pipeline.settings import AttributeRule, PipelineSettings
+from anomalyd.pipeline.volume import SliceSource
+from mr_headers import AXIAL, CORONAL, SAGITTAL, instance, series_of, slices, stating
+
+T1_ONLY = frozenset({Contrast.T1W})
+GRE: dict[str, Any] = {
+    "scanning_sequence": frozenset({"GR"}), "sequence_variant": frozenset({"SP"}), "inversion_time": None,
+    "repetition_time": 25.0, "flip_angle": 25.0, "echo_time": 4.6,
+}  # fmt: skip
+TSE: dict[str, Any] = {
+    "scanning_sequence": frozenset({"SE"}), "sequence_variant": frozenset({"SK"}), "inversion_time": None,
+    "repetition_time": 4000.0, "flip_angle": 150.0, "dimensions": "2D",
+}  # fmt: skip
+
+
+def answer(header: SeriesHeader, contrasts: frozenset[Contrast] = T1_ONLY, **more: Any) -> Eligibility:
+    return choose(header, PipelineSettings(**more), contrasts, AETitle("SCANNER"))
+
+
+def criterion(header: SeriesHeader, **more: Any) -> str | None:
+    found = answer(header, **more)
+    assert found.ok == (found.reason is None) == (found.volume is not None)
+    return found.reason.criterion if found.reason else None
+
+
+def test_a_complete_head_is_analysed_in_geometric_order() -> None:
+    found = answer(series_of(slices(24)[::-1]))
+    assert found.ok
+    assert found.contrast is Contrast.T1W
+    assert found.volume is not None
+    assert found.volume.slots == tuple(SliceSource(InstanceUID(f"1.2.3.4.{k}")) for k in range(1, 25))
+    assert found.volume.grid.shape == (24, 240, 240)
+    np.testing.assert_allclose(found.volume.grid.index_to_lps[:3, 0], (0, 0, 6.0))
+    assert (found.left_out, found.warnings) == ((), ())
+
+
+@given(st.permutations(range(24)))
+@settings(max_examples=25, deadline=None)
+def test_the_order_of_arrival_changes_nothing(order: list[int]) -> None:
+    images = slices(24)
+    found = answer(series_of([images[k] for k in order]))
+    assert found.volume is not None
+    assert [source.instance_uid for source in found.volume.slots if source] == [f"1.2.3.4.{k}" for k in range(1, 25)]
+
+
+KINDS: list[tuple[str, dict[str, Any]]] = [
+    ("epi", {**TSE, "scanning_sequence": frozenset({"EP"}), "echo_time": 30.0}),
+    ("epi", {**TSE, "flags": frozenset({"EchoPlanarPulseSequence"}), "echo_time": 30.0}),
+    ("epi", {**TSE, "epi_factor": 37.0, "echo_time": 30.0}),
+    ("epi", {**TSE, "sequence_name": "epi2", "echo_time": 30.0}),
+    ("diffusion", {"b_value": 1000.0}),
+    ("diffusion", {"acquisition_contrast": "DIFFUSION"}),
+    ("derived_map", {"image_type": ("DERIVED", "PRIMARY", "DIFFUSION", "ADC")}),
+    ("derived_map", {"image_type": ("DERIVED", "PRIMARY", "ADC_UNSPECIFIED", "ADC", "UNSPECIFIED")}),
+    ("derived_map", {"image_type": ("DERIVED", "PRIMARY", "PERFUSION", "ASL", "RELCBF")}),
+    ("derived_map", {"image_type": ("DERIVED", "PRIMARY", "T1 MAP", "ND")}),
+    ("derived_map", {"image_type": ("DERIVED", "PRIMARY", "M", "ND", "UNI")}),
+    ("perfusion", {"image_type": ("ORIGINAL", "PRIMARY", "PERFUSION", "NONE")}),
+    ("perfusion", {**GRE, "series_description": "3D ASL (non-contrast)"}),
+    ("mosaic", {"mosaic_tiles": 35}),
+    ("localizer", {"image_type": ("ORIGINAL", "PRIMARY", "LOCALIZER")}),
+    ("localizer", {**GRE, "series_description": "AAHead_Scout_32ch"}),
+    ("localizer", {**GRE, "series_description": "3Plane Loc SSFSE"}),
+    ("localizer", {**GRE, "series_description": "Survey_32ch_HeadCoil"}),
+    ("angiography", {**GRE, "flags": frozenset({"AngioFlag"})}),
+    ("angiography", {**GRE, "flags": frozenset({"TimeOfFlightContrast"})}),
+    ("angiography", {**GRE, "scan_options": frozenset({"VASCTOF_GEMS"})}),
+    ("angiography", {**GRE, "series_description": "s3DI_MC_HR (MRA)"}),
+    ("angiography", {"image_type": ("ORIGINAL", "PRIMARY", "PCA", "M")}),
+    ("field_map", {**GRE, "sequence_name": "*fm2d2r"}),
+    ("field_map", {**GRE, "image_type": ("ORIGINAL", "PRIMARY", "B0", "B0", "FFE")}),
+    ("field_map", {**GRE, "is_negative": True}),
+    ("field_map", {**GRE, "component": "PHASE", "image_type": ("ORIGINAL", "PRIMARY", "P", "ND")}),
+    ("field_map", {**GRE, "series_description": "gre_field_mapping"}),
+    ("projection", {"image_type": ("DERIVED", "SECONDARY", "PROJECTION IMAGE", "MIP")}),
+    ("magnetisation_transfer", {**GRE, "sequence_variant": frozenset({"SP", "MTC"})}),
+    ("fat_image", {**GRE, "image_type": ("DERIVED", "PRIMARY", "DIXON", "FAT")}),
+    ("susceptibility", {**GRE, "series_description": "QSM 3D"}),
+    ("component", {"component": "REAL", "image_type": ("ORIGINAL", "PRIMARY", "R", "IR")}),
+    ("derived", {"image_type": ("DERIVED", "SECONDARY", "REFORMATTED", "AVERAGE")}),
+    ("phantom", {"no_person": "registered as a phantom"}),
+    ("body_part", {"body_part": "LSPINE"}),
+    ("body_part", {"body_part": "", "coil": "Shoulder 16"}),
+    ("body_part", {"body_part": "", "series_description": "T1 knee sag"}),
+    ("nucleus", {"nucleus": "23NA"}),
+    ("frame_of_reference", {"frame_of_reference": ""}),
+    ("photometric", {"pixels": PixelFormat(240, 240, 3, "RGB", 8, 8, is_signed=False)}),
+    ("transfer_syntax", {"transfer_syntax": "1.2.840.10008.1.2.4.100"}),
+    ("modality", {"modality": "CT"}),
+    ("sop_class", {"sop_class": "1.2.840.10008.5.1.4.1.1.66"}),
+    ("readable", {"faults": ("truncated pixel data: 3 of 115200 bytes",)}),
+    ("geometry", {"orientation": None}),
+    ("geometry", {"pixel_spacing": None}),
+    ("orientation", {"orientation": (1.0, 0.0, 0.0, 0.5, 0.5, 0.0)}),
+    ("field_of_view", {"pixel_spacing": (2.0, 2.0)}),
+    (
+        "resolution",
+        {"pixel_spacing": (4.5, 4.5), "pixels": PixelFormat(64, 64, 1, "MONOCHROME2", 16, 12, is_signed=False)},
+    ),
+    ("contrast", {**TSE, "echo_time": 100.0}),
+    ("contrast", {**TSE, "echo_time": 12.0}),
+    (
+        "contrast",
+        {"repetition_time": None, "echo_time": None, "scanning_sequence": frozenset(), "sequence_variant": frozenset()},
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("expected", "changes"), KINDS, ids=[f"{k}-{expected}" for k, (expected, _) in enumerate(KINDS)]
+)
+def test_what_is_refused_and_by_which_criterion(expected: str, changes: dict[str, Any]) -> None:
+    header = series_of([instance(k, position=(0, 0, 6.0 * k), **changes) for k in range(24)])
+    found = answer(header)
+    assert found.reason is not None
+    assert found.reason.criterion == expected
+    assert found.reason.text
+    assert found.volume is None
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        {"b_value": 0.0, "temporal_index": 1, "temporal_positions": 1},
+        {"image_type": ("ORIGINAL", "PRIMARY", "OTHER", "ND", "NORM", "MEAN"), "component": ""},
+        {"image_type": ("DERIVED", "PRIMARY", "M", "ND", "DIS3D")},
+        {"body_part": ""},
+        {"body_part": "UNKNOWN", "series_description": "AX 3D T1 hippocampus"},
+        {"body_part": "", "anatomic_region": "BRAIN", "series_description": "t1 spine and head"},
+        {"series_description": "T2 FLAIR"},
+        {"series_description": "MPRAGE localizer"},
+        {**GRE, "series_description": "SPGR local shim", "protocol_name": "block scan"},
+        {"acquisition_contrast": "UNKNOWN"},
+        {"coil": "HeadNeck_64"},
+        {"is_negative": False, **GRE},
+        {"transfer_syntax": "1.2.840.10008.1.2.5"},
+    ],
+    ids=str,
+)
+def test_what_looks_odd_but_is_a_head(harmless: dict[str, Any]) -> None:
+    assert criterion(series_of(slices(24, **harmless))) is None
+
+
+def test_the_reason_for_other_contrasts_is_that_no_bundle_is_there() -> None:
+    t2w = series_of(slices(24, **TSE, echo_time=100.0))
+    found = answer(t2w)
+    assert found.contrast is Contrast.T2W
+    assert found.reason is not None
+    assert found.reason.text == "no bundle for this contrast (T2w)"
+    assert answer(t2w, frozenset({Contrast.T2W})).ok
+
+
+# extent and completeness
+
+
+@pytest.mark.parametrize(
+    ("count", "step_mm", "expected"),
+    [(1, 6, "slices"), (9, 10, "slices"), (12, 5, "coverage"), (16, 10.5, "slice_step"), (16, 6, None)],
+)
+def test_enough_of_the_brain_is_needed(count: int, step_mm: float, expected: str | None) -> None:
+    assert criterion(series_of(slices(count, step_mm=step_mm))) == expected
+
+
+def test_the_reason_says_value_and_limit_and_what_else_fails() -> None:
+    found = answer(series_of(slices(4, frame_of_reference="")))
+    assert found.reason is not None
+    assert (found.reason.criterion, found.reason.value, found.reason.limit) == ("slices", 4, 10)
+    assert found.reason.text.startswith("4 slices, at least 10 are needed (also: no FrameOfReferenceUID")
+
+
+@pytest.mark.parametrize("missing", [[5], [5, 6], [3, 17]])
+def test_up_to_two_missing_slices_are_slots_without_a_source(missing: list[int]) -> None:
+    found = answer(series_of(slices(24, skip=missing)))
+    assert found.volume is not None
+    assert [k for k, source in enumerate(found.volume.slots) if source is None] == missing
+    verb = "is" if len(missing) == 1 else "are"
+    assert found.warnings == (f"{len(missing)} of 24 slices {verb} missing: {len(missing)} interpolated, never marked",)
+
+
+def test_more_missing_slices_refuse_with_value_and_limit() -> None:
+    found = answer(series_of(slices(24, skip=[3, 9, 15])))
+    assert found.reason is not None
+    assert (found.reason.criterion, found.reason.value, found.reason.limit) == ("missing_slices", 3, 2)
+    assert criterion(series_of(slices(24, skip=[3, 9, 15])), max_missing_slices=3) is None
+
+
+def test_slices_missing_at_an_end_are_known_from_the_count() -> None:
+    found = answer(series_of(slices(23, expected=stating(24))))
+    assert found.ok
+    assert found.warnings == (
+        "1 of 24 slices is missing (the scanner states 24), 1 at an end: 0 interpolated, never marked",
+    )
+    assert criterion(series_of(slices(20, expected=stating(24)))) == "missing_slices"
+
+
+def test_unreadable_images_are_missing_slices() -> None:
+    images = slices(24)
+    images[7] = dataclasses.replace(images[7], faults=("truncated pixel data",))
+    found = answer(series_of(images))
+    assert found.volume is not None
+    assert found.volume.slots[7] is None
+    assert "23 of 24 images are readable: truncated pixel data" in found.warnings
+    broken = [dataclasses.replace(one, faults=("truncated",)) if k < 3 else one for k, one in enumerate(images)]
+    assert criterion(series_of(broken)) == "readable"
+
+
+# one volume out of several
+
+
+def test_magnitude_is_taken_and_phase_is_named() -> None:
+    magnitude = slices(24)
+    phase = slices(24, start=101, component="PHASE", image_type=("ORIGINAL", "PRIMARY", "P", "ND"))
+    found = answer(series_of(phase, magnitude))
+    assert found.volume is not None
+    assert found.volume.slots[0] == SliceSource(InstanceUID("1.2.3.4.1"))
+    assert found.left_out == ("24 images of another volume: part PHASE",)
+
+
+def test_the_combined_echo_is_taken_before_single_ones() -> None:
+    echoes = [slices(24, start=100 * n, echo_time=te, echo_number=n) for n, te in enumerate((1.7, 3.5, 5.3), start=1)]
+    assert _first_uid(series_of(*echoes)) == "1.2.3.4.100"
+    combined = slices(24, start=900, echo_time=1.7, image_type=("ORIGINAL", "PRIMARY", "OTHER", "MEAN"), component="")
+    found = answer(series_of(*echoes, combined))
+    assert found.volume is not None
+    assert found.volume.slots[0] == SliceSource(InstanceUID("1.2.3.4.900"))
+    assert len(found.left_out) == 3
+
+
+def test_original_comes_before_derived_and_in_phase_before_water_and_fat() -> None:
+    derived = slices(24, start=101, image_type=("DERIVED", "PRIMARY", "M", "FILTERED"))
+    assert _first_uid(series_of(derived, slices(24))) == "1.2.3.4.1"
+    parts = [
+        slices(24, start=100 * n, image_type=("DERIVED", "PRIMARY", "DIXON", kind), **GRE)
+        for n, kind in enumerate(("FAT", "WATER", "OUT_PHASE", "IN_PHASE"), start=1)
+    ]
+    assert _first_uid(series_of(*parts)) == "1.2.3.4.400"
+
+
+def test_of_a_dual_echo_the_t2w_one_is_taken() -> None:
+    proton = slices(24, echo_number=1, **{**TSE, "echo_time": 12.0})
+    t2w = slices(24, start=101, echo_number=2, **{**TSE, "echo_time": 98.0})
+    found = answer(series_of(proton, t2w), frozenset({Contrast.T2W}))
+    assert found.contrast is Contrast.T2W
+    assert found.volume is not None
+    assert found.volume.slots[0] == SliceSource(InstanceUID("1.2.3.4.101"))
+
+
+def test_multi_echo_gradient_echoes_with_late_echoes_are_no_t1w_series() -> None:
+    echoes = [
+        slices(24, start=100 * n, **{**GRE, "echo_time": te}, echo_number=n)
+        for n, te in enumerate((4.0, 12.0, 20.0), start=1)
+    ]
+    assert criterion(series_of(*echoes)) == "susceptibility"
+
+
+def test_a_time_course_is_refused_and_a_few_repeats_are_not() -> None:
+    def repeats(count: int) -> SeriesHeader:
+        return series_of(*[slices(24, start=100 * n, temporal_index=n) for n in range(1, count + 1)])
+
+    assert criterion(repeats(4)) is None
+    assert criterion(repeats(20)) == "time_course"
+
+
+def test_images_at_one_position_that_nothing_tells_apart_are_refused() -> None:
+    found = answer(series_of(slices(24), slices(24, start=101)))
+    assert found.reason is not None
+    assert (found.reason.criterion, found.reason.value) == ("duplicate_positions", 24)
+
+
+def test_a_localizer_inside_the_series_is_split_off() -> None:
+    localizer = slices(3, start=101, orientation=SAGITTAL)
+    found = answer(series_of(slices(24), localizer))
+    assert found.ok
+    assert found.left_out == ("3 images of another orientation (a localizer)",)
+
+
+def test_three_planes_are_a_localizer() -> None:
+    planes = [slices(5, start=100 * n, orientation=o) for n, o in enumerate((AXIAL, SAGITTAL, CORONAL), start=1)]
+    assert criterion(series_of(*planes)) == "localizer"
+
+
+@pytest.mark.parametrize(
+    ("expected", "changes"),
+    [
+        ("orientation", {"orientation": CORONAL}),
+        ("frame_of_reference", {"frame_of_reference": "1.2.3.10"}),
+        ("matrix", {"pixels": PixelFormat(256, 256, 1, "MONOCHROME2", 16, 12, is_signed=False)}),
+        ("pixel_spacing", {"pixel_spacing": (0.9, 0.9)}),
+    ],
+)
+def test_halves_that_differ_are_no_volume(expected: str, changes: dict[str, Any]) -> None:
+    other = slices(11, start=101, origin=(0, 0, 78.0), **changes)
+    assert criterion(series_of(slices(13), other)) == expected
+
+
+def test_an_orientation_that_differs_by_rounding_is_one_stack() -> None:
+    images = slices(24)
+    images[3] = _with_orientation(images[3], (0.9999998, 0.0006, 0.0, -0.0006, 0.9999998, 0.0))
+    assert criterion(series_of(images)) is None
+
+
+def test_an_object_that_is_no_image_is_left_out() -> None:
+    raw = instance(99, sop_class="1.2.840.10008.5.1.4.1.1.66", frames=())
+    found = answer(series_of(slices(24), [raw]))
+    assert found.ok
+    assert found.left_out == ("object of SOP class 1.2.840.10008.5.1.4.1.1.66, no MR image",)
+
+
+# configured rules
+
+
+def _rule(matches: str, sender: str | None = None) -> tuple[AttributeRule, ...]:
+    return (AttributeRule(attribute="StationName", matches=matches, sender=sender),)
+
+
+def test_exclude_refuses_and_names_the_rule_but_not_the_value() -> None:
+    header = series_of(slices(24, attributes={"StationName": "MRC35235"}))
+    found = answer(header, exclude=_rule("^MRC"))
+    assert found.reason is not None
+    assert (found.reason.criterion, found.reason.value) == ("exclude_rule", "StationName =~ ^MRC")
+    assert "35235" not in found.reason.text
+    assert criterion(header, exclude=_rule("^MRC", sender="OTHER")) is None
+    assert criterion(header, exclude=_rule("^MRC", sender="SCANNER")) == "exclude_rule"
+
+
+def test_include_lifts_heuristics_but_never_geometry_or_contrast() -> None:
+    named: dict[str, Any] = {"attributes": {"StationName": "MRC35235"}}
+    include: dict[str, Any] = {"include": _rule("MRC")}
+    assert criterion(series_of(slices(24, body_part="NECK", **named)), **include) is None
+    assert criterion(series_of(slices(24, series_description="scout", **named, **GRE)), **include) is None
+    assert criterion(series_of(slices(4, body_part="NECK", **named)), **include) == "slices"
+    assert criterion(series_of(slices(24, mosaic_tiles=20, **named)), **include) == "mosaic"
+    assert criterion(series_of(slices(24, **named, **TSE, echo_time=100.0)), **include) == "contrast"
+
+
+# what is told, and the digest
+
+
+def test_every_question_is_told_with_its_verdict() -> None:
+    verdicts = explain(series_of(slices(24, body_part="KNEE")), PipelineSettings(), T1_ONLY)
+    by_name = {verdict.criterion: verdict for verdict in verdicts}
+    assert {"epi", "diffusion", "slices", "body_part", "missing_slices", "contrast"} <= by_name.keys()
+    assert not by_name["body_part"].ok
+    assert by_name["body_part"].value == "KNEE"
+    assert by_name["slices"].ok
+
+
+def test_a_contrast_agent_is_a_warning() -> None:
+    assert answer(series_of(slices(24, has_contrast_agent=True))).warnings == (
+        "a contrast agent was given: enhancing tissue may be marked",
+    )
+
+
+def test_the_instance_set_is_that_of_the_analysed_volume_alone() -> None:
+    digests = {InstanceUID(f"1.2.3.4.{k}"): f"{k:064d}" for k in range(1, 130)}
+    plain = answer(series_of(slices(24))).volume
+    with_phase = answer(series_of(slices(24), slices(24, start=101, component="PHASE"))).volume
+    fewer = answer(series_of(slices(23))).volume
+    assert plain is not None
+    assert with_phase is not None
+    assert fewer is not None
+    assert instance_set(plain, digests) == instance_set(with_phase, digests)
+    assert instance_set(plain, digests) != instance_set(fewer, digests)
+    changed = {**digests, InstanceUID("1.2.3.4.5"): "f" * 64}
+    assert instance_set(plain, digests) != instance_set(plain, changed)
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_no_header_however_odd_makes_choose_raise(data: st.DataObject) -> None:
+    odd = st.fixed_dictionaries(
+        {},
+        optional={
+            "position": st.one_of(st.none(), st.tuples(*[st.floats(-1e6, 1e6)] * 3)),
+            "orientation": st.one_of(st.none(), st.tuples(*[st.floats(-2, 2)] * 6)),
+            "pixel_spacing": st.one_of(st.none(), st.tuples(*[st.floats(1e-6, 1e4)] * 2)),
+            "image_type": st.lists(st.text(max_size=8), max_size=5).map(tuple),
+            "echo_time": st.one_of(st.none(), st.floats(1e-9, 1e9)),
+            "repetition_time": st.one_of(st.none(), st.floats(1e-9, 1e9)),
+            "flip_angle": st.one_of(st.none(), st.floats(1e-9, 1e9)),
+            "inversion_time": st.one_of(st.none(), st.floats(1e-9, 1e9)),
+            "field_strength": st.one_of(st.none(), st.floats(1e-9, 1e9)),
+            "temporal_index": st.one_of(st.none(), st.integers()),
+            "b_value": st.one_of(st.none(), st.floats(allow_nan=False)),
+            "series_description": st.text(max_size=12),
+            "sequence_name": st.text(max_size=12),
+            "modality": st.text(max_size=4),
+        },
+    )
+    count = data.draw(st.integers(1, 12))
+    header = series_of([instance(k, **data.draw(odd)) for k in range(count)])
+    found = answer(header)
+    assert found.ok or (found.reason is not None and found.reason.text)
+
+
+def _first_uid(header: SeriesHeader) -> str:
+    found = answer(header)
+    assert found.volume is not None, found.reason
+    source = found.volume.slots[0]
+    assert source is not None
+    return source.instance_uid
+
+
+def _with_orientation(image: Any, orientation: tuple[float, ...]) -> Any:
+    return dataclasses.replace(image, frames=(dataclasses.replace(image.frames[0], orientation=orientation),))
