@@ -50,10 +50,16 @@ class _Child:
     start_at: float = field(default=0.0)
 
 
-def supervise(commands: Mapping[str, Sequence[str]], stop: threading.Event, drain_s: float) -> int:
+def supervise(
+    commands: Mapping[str, Sequence[str]],
+    stop: threading.Event,
+    drain_s: float,
+    facts: Mapping[str, object] | None = None,
+) -> int:
     """Run the children until `stop` is set; gives the exit code.
 
     commands: role -> argument vector. A role that ends with 78 (configuration) ends all: a restart would not mend it.
+    facts: go into the line that says that all are ready.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="anomalyd-")))
@@ -62,7 +68,7 @@ def supervise(commands: Mapping[str, Sequence[str]], stop: threading.Event, drai
         for child in children:
             selector.register(child.inbox, selectors.EVENT_READ, child)
         try:
-            code = _watch(children, selector, stop)
+            code = _watch(children, selector, stop, facts or {})
         finally:
             sd_notify("STOPPING=1")
             _stop_all(children, drain_s + GRACE_S)
@@ -78,7 +84,12 @@ def _with_inbox(role: str, command: Sequence[str], folder: Path, stack: ExitStac
     return _Child(role, command, inbox, address)
 
 
-def _watch(children: Sequence[_Child], selector: selectors.BaseSelector, stop: threading.Event) -> int:
+def _watch(
+    children: Sequence[_Child],
+    selector: selectors.BaseSelector,
+    stop: threading.Event,
+    facts: Mapping[str, object],
+) -> int:
     """Start, listen, restart, until told to stop or a child says that the configuration is wrong."""
     announced = False
     while not stop.is_set():
@@ -95,7 +106,7 @@ def _watch(children: Sequence[_Child], selector: selectors.BaseSelector, stop: t
                 child.process.kill()
         if not announced and all(child.is_ready for child in children):
             announced = True
-            log.info("serve.ready", roles=[child.role for child in children])
+            log.info("serve.ready", roles=[child.role for child in children], **facts)
             sd_notify("READY=1")
         for key, _ in selector.select(timeout=0.25):
             _hear(key.data)

@@ -54,7 +54,9 @@ def serve(config: ConfigOption = None) -> None:
     from anomalyd.daemon.supervise import supervise
 
     settings = _prepare("serve", config)
-    raise typer.Exit(supervise(_children(config), _stop_on_signal(), settings.daemon.gateway.drain))
+    daemon = settings.daemon
+    facts = {"ae_title": daemon.ae_title, "host": daemon.host, "port": daemon.port, "root": str(settings.storage.root)}
+    raise typer.Exit(supervise(_children(config), _stop_on_signal(), daemon.gateway.drain, facts))
 
 
 def _children(config: Path | None) -> dict[str, list[str]]:
