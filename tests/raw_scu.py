@@ -59,6 +59,8 @@ class RawAssociation:
         assert kind == ASSOCIATE_AC
         self.accepted = {item[0]: item[2] for item in _context_results(body)}
         """Context ID -> result (PS3.8 table 9-18), 0 is accepted."""
+        self.pdu_limit = _maximum_length(body)
+        """Longest P-DATA PDU that the peer takes."""
 
     def __enter__(self) -> Self:
         return self
@@ -224,3 +226,19 @@ def _context_results(body: bytes) -> Iterable[tuple[int, int, int]]:
         if kind == 0x21:
             yield body[offset + 4], body[offset + 5], body[offset + 6]
         offset += 4 + length
+
+
+def _maximum_length(body: bytes) -> int:
+    """Maximum length (0x51) in the user information (0x50) of an A-ASSOCIATE-AC; 0 means any."""
+    offset = 68
+    while offset < len(body):
+        kind, _, length = struct.unpack_from(">BBH", body, offset)
+        if kind == 0x50:
+            at = offset + 4
+            while at < offset + 4 + length:
+                sub_kind, _, sub_length = struct.unpack_from(">BBH", body, at)
+                if sub_kind == 0x51:
+                    return int.from_bytes(body[at + 4 : at + 8], "big") or PDU_LIMIT
+                at += 4 + sub_length
+        offset += 4 + length
+    return PDU_LIMIT
