@@ -45,6 +45,7 @@ DUPLICATE_SOP_INSTANCE = 0x0111  # the peer holds this UID, and our UIDs stand f
 TRANSIENT_STATUSES = frozenset(
     {0x0110, 0x0210, 0x0213}
 )  # processing failure, duplicate invocation, resource limitation
+_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 REJECTED_TRANSIENT = 2  # A-ASSOCIATE-RJ result, PS3.8 9.3.4
 
 
@@ -157,7 +158,10 @@ class _Lane:
             self._to.port,
             self._contexts,
             self._to.ae_title,
-            evt_handlers=[(evt.EVT_CONN_OPEN, _tune_socket, [self._to.network_timeout])],
+            evt_handlers=[
+                (evt.EVT_CONN_OPEN, _tune_socket, [self._to.network_timeout]),
+                (evt.EVT_DATA_SENT, _acknowledge_at_once),
+            ],
         )
         self.failure = None if association.is_established else _why_no_association(association, self._to)
         self._association = association if association.is_established else None
@@ -300,6 +304,17 @@ def _tune_socket(event: Event, network_timeout_s: float) -> None:
     if transport is not None and transport.socket is not None:
         transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         transport.socket.settimeout(network_timeout_s)
+
+
+def _acknowledge_at_once(event: Event) -> None:
+    """The peer's answer comes in two writes; with Nagle on there, the second waits for our delayed ACK of the first.
+
+    176 objects to a stock Orthanc over one association: 9.4 s without this, 1.3 s with it (docs/decisions/0020).
+    The kernel forgets the option, so it is set again after each write (tcp(7), TCP_QUICKACK; Linux).
+    """
+    transport = event.assoc.dul.socket
+    if _QUICKACK is not None and transport is not None and transport.socket is not None:
+        transport.socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
 
 def _why_no_association(association: Association, to: Destination) -> Outcome:
