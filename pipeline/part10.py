@@ -5,6 +5,7 @@ Deflated data sets are inflated here under a limit: a deflate bomb must not take
 
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -102,7 +103,9 @@ def read_header(opened: Part10) -> tuple[Dataset, PixelElement | None]:
 def read(opened: Part10, stop_when: Callable[[BaseTag, str | None, int], bool] | None = None) -> Dataset:
     """The data set up to where stop_when says so; raises Refused when its elements cannot be walked."""
     try:
-        dataset = read_dataset(opened.dataset, opened.is_implicit, opened.is_little_endian, stop_when=stop_when)
+        with warnings.catch_warnings():  # an unknown character set: descriptions are decoded in `elements`
+            warnings.simplefilter("ignore")
+            dataset = read_dataset(opened.dataset, opened.is_implicit, opened.is_little_endian, stop_when=stop_when)
     except _PARSE_ERRORS as exc:
         raise Refused(f"the data set cannot be read: {type(exc).__name__} at byte {opened.dataset.tell()}") from exc
     return dataset
