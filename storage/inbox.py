@@ -1,113 +1,110 @@
-"""Durable acceptance: an instance is in the log and in the index before `accept` returns (DESIGN 4, promises 1 and 2).
+"""Durable acceptance: an instance and its facts are flushed to disk before `accept` returns (DESIGN 4, promise 1, 2).
 
-One committer thread takes all that waits, writes it with one `writev` and one `fdatasync`, then commits index and
-audit rows in one transaction; groups form by themselves while it works (GATEWAY 4). Any thread may call `accept`.
+Two threads. The committer takes all that waits and makes it durable in the log with one `writev` and one `fdatasync`;
+groups form by themselves while it works (GATEWAY 4). The indexer then writes index and audit rows for all groups that
+wait. With Acknowledge.AFTER_FLUSH a caller goes on after the first, with AFTER_INDEX after the second
+(docs/decisions/0030-acknowledge-after-flush.md).
 """
 
 import queue
+import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Final
 
-from sqlalchemy.exc import DBAPIError
-
 from anomalyd.storage import index
-from anomalyd.storage.alarms import AlarmKind, NewAlarm, raise_alarm
 from anomalyd.storage.audit_events import AuditEvent
-from anomalyd.storage.crash import crash_point
 from anomalyd.storage.engine import Store
 from anomalyd.storage.index import IndexEntry
+from anomalyd.storage.indexer import FlushedGroup, Indexer, Promise
 from anomalyd.storage.part10 import file_prefix
-from anomalyd.storage.peek import PEEK_LIMIT, Peeked, peek
 from anomalyd.storage.received import DiskFloorReached, NotStored, ReceivedInstance, Verdict
-from anomalyd.storage.records import NewRecord, Place, Record, RecordKind, encode_facts
+from anomalyd.storage.records import NewRecord, RecordKind, encode_facts
+from anomalyd.storage.replay import Replayed, replay
 from anomalyd.storage.segment_writer import SEGMENT_BYTES, LogWriteFailed, SegmentWriter
-from anomalyd.storage.segments import Damage
 
 GROUP_INSTANCES: Final = 16
 GROUP_BYTES: Final = 32 * 1024 * 1024
 COMMIT_TIMEOUT_S: Final = 20.0
-_REPLAY_GROUP: Final = 256
 _FAILURES_UNTIL_NOT_READY: Final = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Replayed:
-    """What the start found in the log that the index did not know."""
+class Acknowledge(Enum):
+    """When `accept` returns; in both cases the instance survives power loss."""
 
-    records: int
-    torn_bytes: int
-    """Cut off the end: a record that a crash broke off; never acknowledged."""
-    damaged: int
-    """Stretches in the middle that are no valid record; an alarm stands for each."""
+    AFTER_FLUSH = "after flush"
+    """The record is durable; its rows follow within milliseconds, or by replay."""
+    AFTER_INDEX = "after index"
+    """Also the rows are committed (and flushed, where the store's index_sync is full)."""
 
 
-class _Waiting:
-    """One request at the committer; the lock is held until its fate is known."""
+class _Request:
+    """One instance or note on its way through the committer."""
 
-    __slots__ = ("done", "error", "event", "instance", "verdict")
+    __slots__ = ("event", "instance", "length", "promise")
 
-    def __init__(self, instance: ReceivedInstance | None, event: AuditEvent | None) -> None:
-        self.instance, self.event = instance, event
-        self.verdict = Verdict.STORED
-        self.error: NotStored | None = None
-        self.done = threading.Lock()  # a plain lock wakes faster than Event or Condition (GATEWAY 4)
-        self.done.acquire()
-
-    @property
-    def length(self) -> int:
-        return self.instance.length if self.instance else 0
+    def __init__(self, instance: ReceivedInstance | None, event: AuditEvent | None, promise: Promise) -> None:
+        self.instance, self.event, self.promise = instance, event, promise
+        self.length = instance.length if instance else 0
 
 
 class Inbox:
-    """The gateway's way into the store. Order of use: `open`, then `accept` and `note`, `close` last."""
+    """The gateway's way into the store. Order of use: `open`, then `accept` and `note` from any thread, `close`."""
 
     def __init__(
         self,
         store: Store,
         *,
         disk_floor: int,
+        acknowledge: Acknowledge = Acknowledge.AFTER_INDEX,
         segment_bytes: int = SEGMENT_BYTES,
         commit_timeout_s: float = COMMIT_TIMEOUT_S,
         on_commit: Callable[[], object] = lambda: None,
     ) -> None:
-        """on_commit: called by the committer after each group that held an instance; must not block."""
+        """on_commit: called after each transaction that held an instance; must not block."""
         self._store = store
         self._writer = SegmentWriter(store.root, segment_bytes)
+        self._indexer = Indexer(store, on_commit)
         self._disk_floor = disk_floor
+        self._is_for_rows = acknowledge is Acknowledge.AFTER_INDEX
         self._timeout_s = commit_timeout_s
-        self._on_commit = on_commit
-        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
-        self._held: _Waiting | None = None
+        self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._held: _Request | None = None
+        self._known = _KnownVersions(store, self._indexer)
+        self._groups = 0
         self._failures = 0
         self._pending_bytes = 0
         self._pending_lock = threading.Lock()
         self._thread = threading.Thread(target=self._commit_groups, name="committer")
 
     def open(self, stop: threading.Event) -> Replayed | None:
-        """Takes the log (waiting for another gateway to leave it), replays it, starts the committer.
+        """Takes the log (waiting for another gateway to leave it), replays it, starts the threads.
 
         None when `stop` came first. Raises OSError and sqlalchemy errors: without its store no gateway can run.
         """
         if not self._writer.lock(stop):
             self._writer.close()
             return None
-        replayed = self._replay()
+        replayed = replay(self._store, self._writer)
+        self._indexer.start()
         self._thread.start()
         return replayed
 
     def close(self) -> None:
-        """Commits what waits and ends the committer."""
+        """Commits what waits and ends the threads."""
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()
+        self._indexer.close()
+        self._known.close()
         self._writer.close()
 
     @property
     def is_ready(self) -> bool:
-        """False after two failed groups in a row, or when the committer is gone: nothing can be made durable now."""
-        return self._failures < _FAILURES_UNTIL_NOT_READY and self._thread.is_alive()
+        """False after two failures in a row, or when a thread is gone: nothing can be made durable now."""
+        return self._failures < _FAILURES_UNTIL_NOT_READY and self._thread.is_alive() and self._indexer.is_ready
 
     def check_room(self, length: int = 0) -> None:
         """Raises DiskFloorReached if `length` bytes more would leave less than the floor free."""
@@ -127,26 +124,26 @@ class Inbox:
             self.check_room(length)
             self._pending_bytes += length
         try:
-            return self._submitted(_Waiting(instance, None)).verdict
+            return self._submitted(instance, None, is_for_rows=self._is_for_rows)
         finally:
             with self._pending_lock:
                 self._pending_bytes -= length
 
     def note(self, event: AuditEvent) -> None:
         """Makes the audit row of a refusal durable, with a record in the log; raises NotStored."""
-        self._submitted(_Waiting(None, event))
+        self._submitted(None, event, is_for_rows=self._is_for_rows)
 
     def probe(self) -> None:
-        """Writes and flushes a record that means nothing, and commits; raises NotStored. A success ends `not ready`."""
-        self._submitted(_Waiting(None, None))
+        """Writes and flushes a record that means nothing, and commits; raises NotStored. A success ends `not ready`.
 
-    def _submitted(self, waiting: _Waiting) -> _Waiting:
-        self._queue.put(waiting)
-        if not waiting.done.acquire(timeout=self._timeout_s):
-            raise NotStored(f"not committed within {self._timeout_s:g} s: look at the disk below storage.root")
-        if waiting.error is not None:
-            raise waiting.error
-        return waiting
+        When it returns, the rows of all that was accepted before stand.
+        """
+        self._submitted(None, None, is_for_rows=True)
+
+    def _submitted(self, instance: ReceivedInstance | None, event: AuditEvent | None, *, is_for_rows: bool) -> Verdict:
+        promise = Promise(is_for_rows=is_for_rows)
+        self._queue.put(_Request(instance, event, promise))
+        return promise.wait(self._timeout_s)
 
     # The committer's thread
 
@@ -154,7 +151,7 @@ class Inbox:
         while group := self._next_group():
             self._commit(group)
 
-    def _next_group(self) -> list[_Waiting]:
+    def _next_group(self) -> list[_Request]:
         """All that waits, up to the limits of a group; empty at the end."""
         first = self._held or self._queue.get()
         self._held = None
@@ -173,115 +170,107 @@ class Inbox:
             size += following.length
         return group
 
-    def _commit(self, group: list[_Waiting]) -> None:
+    def _commit(self, requests: list[_Request]) -> None:
         try:
-            records, peeked = self._records(group)
-            places = self._writer.append(records)
-            entries = [
-                IndexEntry(place, record.received_us, facts, record.payload_length, record.data_length, looked)
-                for place, record, (facts, looked) in zip(places, records, peeked, strict=True)
-                if facts
-            ]
-            with self._store.write() as connection:
-                index.apply(self._store, connection, entries, self._writer.end)
-            crash_point("gateway.committed")
-        except (LogWriteFailed, DBAPIError) as exc:
+            if not self._indexer.wait_for_room(self._timeout_s):
+                raise NotStored("the index lags behind: look at the database below storage.root")  # noqa: TRY301 - one way out
+            flushed = self._flush(requests)
+        except (LogWriteFailed, NotStored, sqlite3.Error) as exc:
             self._failures += 1
+            self._known.failed()
             error = NotStored(f"the group could not be committed: {exc}")
-            for waiting in group:
-                waiting.error = error
-        else:
-            self._failures = 0
-            if any(waiting.instance for waiting in group):
-                self._on_commit()
-        for waiting in group:
-            waiting.done.release()
+            for request in requests:
+                request.promise.fail(error)
+            return
+        self._failures = 0
+        for request in requests:
+            if not request.promise.is_for_rows:
+                request.promise.keep()
+        self._indexer.submit(flushed)
 
-    def _records(self, group: list[_Waiting]) -> tuple[list[NewRecord], list[tuple[dict[str, Any], Peeked | None]]]:
-        """The records of a group, with the facts and the peeked header of each."""
-        versions = self._versions(group)
-        records: list[NewRecord] = []
-        facts_of: list[tuple[dict[str, Any], Peeked | None]] = []
-        for waiting in group:
-            instance, event = waiting.instance, waiting.event
-            if instance is not None:
-                kept = versions.setdefault(instance.peeked.instance_uid, [])
-                waiting.verdict = index.verdict_on(kept, instance.sha256)
-                if waiting.verdict is not Verdict.DUPLICATE:
-                    kept.append((instance.sha256, waiting.verdict.value))
-                    facts = index.instance_facts(instance, waiting.verdict)
-                    records.append(_instance_record(instance, encode_facts(facts)))
-                    facts_of.append((facts, instance.peeked))
-                    continue
-                event = index.duplicate_event(self._store, instance)
-            facts = index.note_facts(event) if event else {}
-            at = event.at if event else self._store.clock()
-            records.append(NewRecord(RecordKind.NOTE, index.to_microseconds(at), encode_facts(facts)))
-            facts_of.append((facts, None))
-        return records, facts_of
+    def _flush(self, requests: list[_Request]) -> FlushedGroup:
+        """The requests as records in the log, flushed."""
+        described = [self._described(request) for request in requests]
+        records = [record for record, _ in described]
+        places = self._writer.append(records)
+        self._groups += 1
+        entries = [
+            IndexEntry(
+                place=place,
+                received_us=record.received_us,
+                facts=facts,
+                payload_length=record.payload_length,
+                data_length=record.data_length,
+                peeked=request.instance.peeked if request.instance and record.kind is RecordKind.INSTANCE else None,
+            )
+            for place, (record, facts), request in zip(places, described, requests, strict=True)
+            if facts
+        ]
+        self._known.flushed(self._groups)
+        promises = [request.promise for request in requests if request.promise.is_for_rows]
+        return FlushedGroup(self._groups, entries, self._writer.end, promises)
 
-    def _versions(self, group: list[_Waiting]) -> dict[str, list[tuple[str, str]]]:
-        uids = [waiting.instance.peeked.instance_uid for waiting in group if waiting.instance]
-        if not uids:
-            return {}
-        with self._store.read() as connection:
-            return index.versions_of(connection, uids)
+    def _described(self, request: _Request) -> tuple[NewRecord, dict[str, Any]]:
+        """The record of a request, and its facts."""
+        instance, event = request.instance, request.event
+        if instance is not None:
+            uid = instance.peeked.instance_uid
+            verdict = request.promise.verdict = index.verdict_on(self._known.versions(uid), instance.sha256)
+            if verdict is not Verdict.DUPLICATE:
+                self._known.expect(uid, instance.sha256, verdict)
+                facts = index.instance_facts(instance, verdict)
+                return _instance_record(instance, encode_facts(facts)), facts
+            event = index.duplicate_event(self._store, instance)
+        facts = index.note_facts(event) if event else {}
+        at = event.at if event else self._store.clock()
+        return NewRecord(RecordKind.NOTE, index.to_microseconds(at), encode_facts(facts)), facts
 
-    # Start
 
-    def _replay(self) -> Replayed:
-        with self._store.read() as connection:
-            start = index.position(connection)
-        records = torn = damaged = 0
-        entries: list[IndexEntry] = []
-        end = start
-        for found in self._writer.recover(start):
-            if isinstance(found, Damage):
-                torn += found.length if found.is_cut_off else 0
-                if not found.is_cut_off:
-                    damaged += 1
-                    self._raise_damage(found)
-                continue
-            records += 1
-            end = found.end
-            if found.facts:
-                entries.append(self._entry(found))
-            if len(entries) == _REPLAY_GROUP:
-                self._index_again(entries, end)
-                entries = []
-        if end != start:
-            self._index_again(entries, end)
-        return Replayed(records, torn, damaged)
+class _KnownVersions:
+    """Which versions of an instance are kept: in the index, or on the way to it. The committer's own."""
 
-    def _index_again(self, entries: list[IndexEntry], end: Place) -> None:
-        with self._store.write() as connection:
-            index.apply(self._store, connection, index.judged_again(connection, entries), end)
+    def __init__(self, store: Store, indexer: Indexer) -> None:
+        self._indexer = indexer
+        self._index = index.VersionLookup(store)
+        self._coming: dict[str, list[tuple[str, str]]] = {}
+        self._flushed: deque[tuple[int, str, tuple[str, str]]] = deque()
+        self._writing: list[tuple[str, tuple[str, str]]] = []
 
-    def _entry(self, record: Record) -> IndexEntry:
-        peeked = None
-        if record.header.kind is RecordKind.INSTANCE:
-            head = self._writer.log.head_of_data(record, PEEK_LIMIT)
-            peeked = peek(head, record.facts["transfer_syntax"])
-        header = record.header
-        return IndexEntry(
-            place=record.place,
-            received_us=header.received_us,
-            facts=record.facts,
-            payload_length=header.payload_length,
-            data_length=header.payload_length - header.prefix_length,
-            peeked=peeked,
-        )
+    def versions(self, instance_uid: str) -> list[tuple[str, str]]:
+        """(data-set SHA-256, state) of each version."""
+        # A version is forgotten here only after its row stood, and before the index is asked: one of the two knows it.
+        indexed = self._indexer.indexed
+        while self._flushed and self._flushed[0][0] <= indexed:
+            _, uid, version = self._flushed.popleft()
+            self._forget(uid, version)
+        return self._index.versions(instance_uid) + self._coming.get(instance_uid, [])
 
-    def _raise_damage(self, damage: Damage) -> None:
-        alarm = NewAlarm(
-            kind=AlarmKind.STORE_DAMAGED,
-            subject=f"segment {damage.place.segment} at {damage.place.offset}",
-            text=f"{damage.length} bytes of the segment log are damaged: {damage.what}",
-            next_step="run `anomalyd verify`; restore the segment from a backup, or let the sender send again",
-            at=self._store.clock(),
-        )
-        with self._store.write_through() as connection:
-            raise_alarm(connection, alarm)
+    def expect(self, instance_uid: str, sha256: str, verdict: Verdict) -> None:
+        """A version in the group that is being written."""
+        version = (sha256, verdict.value)
+        self._coming.setdefault(instance_uid, []).append(version)
+        self._writing.append((instance_uid, version))
+
+    def flushed(self, group: int) -> None:
+        """The group being written is in the log."""
+        self._flushed.extend((group, uid, version) for uid, version in self._writing)
+        self._writing = []
+
+    def failed(self) -> None:
+        """It is not."""
+        for uid, version in self._writing:
+            self._forget(uid, version)
+        self._writing = []
+
+    def _forget(self, instance_uid: str, version: tuple[str, str]) -> None:
+        kept = self._coming[instance_uid]
+        kept.remove(version)
+        if not kept:
+            del self._coming[instance_uid]
+
+    def close(self) -> None:
+        """Gives the connection back."""
+        self._index.close()
 
 
 def _instance_record(instance: ReceivedInstance, facts: bytes) -> NewRecord:

@@ -20,7 +20,7 @@ from anomalyd.daemon.gateway.scp import GatewayServer, listen
 from anomalyd.daemon.settings import DaemonSettings, Settings
 from anomalyd.storage.audit import AuditEvent, AuditKind, append
 from anomalyd.storage.engine import Store, open_store
-from anomalyd.storage.inbox import Inbox
+from anomalyd.storage.inbox import Acknowledge, Inbox
 from anomalyd.storage.received import NotStored
 
 log = structlog.get_logger()
@@ -39,6 +39,7 @@ def run_gateway(settings: Settings, stop: threading.Event) -> int:
     inbox = Inbox(
         store,
         disk_floor=settings.storage.disk_floor,
+        acknowledge=Acknowledge.AFTER_INDEX if daemon.gateway.index_sync == "full" else Acknowledge.AFTER_FLUSH,
         segment_bytes=daemon.gateway.segment_bytes,
         commit_timeout_s=daemon.gateway.commit_timeout,
         on_commit=_nudges_to_dispatcher(store),
@@ -159,5 +160,5 @@ def _end_with_the_committer(failure: threading.ExceptHookArgs) -> None:
     name = failure.thread.name if failure.thread else ""
     error = failure.exc_value
     log.error("thread.died", thread=name, exc_info=error)
-    if name == "committer":
+    if name in ("committer", "indexer"):
         os._exit(EXIT_INTERNAL)

@@ -1,0 +1,165 @@
+"""Brings the index up to what the log holds already: one thread, one transaction for all that waits.
+
+Nothing that reaches this place can be lost any more: it is flushed in the log, and a start replays what is missing.
+So a database that is busy or broken delays rows, and never makes an acknowledged instance undone.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy.exc import DBAPIError
+
+from anomalyd.storage import index
+from anomalyd.storage.crash import crash_point
+from anomalyd.storage.engine import Store
+from anomalyd.storage.index import IndexEntry
+from anomalyd.storage.received import NotStored, Verdict
+from anomalyd.storage.records import Place
+
+GROUPS_AT_ONCE: Final = 32
+LAG_LIMIT: Final = 64
+"""Flushed groups that may wait for their rows; beyond it nothing more is flushed."""
+_RETRY_S: Final = 1.0
+_FAILURES_UNTIL_NOT_READY: Final = 2
+
+
+class Promise:
+    """What one caller waits for; the lock is held until its fate is known."""
+
+    __slots__ = ("_done", "error", "is_for_rows", "verdict")
+
+    def __init__(self, *, is_for_rows: bool) -> None:
+        """is_for_rows: kept when index and audit rows stand, else when the log is flushed."""
+        self.is_for_rows = is_for_rows
+        self.verdict = Verdict.STORED
+        self.error: NotStored | None = None
+        self._done = threading.Lock()  # a plain lock wakes faster than Event or Condition (GATEWAY 4)
+        self._done.acquire()
+
+    def keep(self) -> None:
+        """The caller may go on."""
+        self._done.release()
+
+    def fail(self, error: NotStored) -> None:
+        """The caller gets an error."""
+        self.error = error
+        self._done.release()
+
+    def wait(self, timeout_s: float) -> Verdict:
+        """Until it is kept; raises NotStored."""
+        if not self._done.acquire(timeout=timeout_s):
+            raise NotStored(f"not committed within {timeout_s:g} s: look at the disk below storage.root")
+        if self.error is not None:
+            raise self.error
+        return self.verdict
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FlushedGroup:
+    """Records that are in the log for good; `number` counts groups."""
+
+    number: int
+    entries: Sequence[IndexEntry]
+    end: Place
+    promises: Sequence[Promise]
+    """Those that wait for the rows."""
+
+
+class Indexer:
+    """`start`, `submit` in the order of the log, `close`."""
+
+    def __init__(self, store: Store, on_commit: Callable[[], object]) -> None:
+        """on_commit: called after each transaction that held an instance; must not block."""
+        self._store, self._on_commit = store, on_commit
+        self._queue: queue.SimpleQueue[FlushedGroup | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="indexer")
+        self._submitted = 0
+        self.indexed = 0
+        """Number of the newest group whose rows stand."""
+        self._progress = threading.Event()
+        self._closing = threading.Event()
+        self._failures = 0
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def submit(self, group: FlushedGroup) -> None:
+        """Hands over a flushed group."""
+        self._submitted = group.number
+        self._queue.put(group)
+
+    def close(self) -> None:
+        """Writes what waits, once; what the database refuses then, the next start replays."""
+        if self._thread.is_alive():
+            self._closing.set()
+            self._queue.put(None)
+            self._thread.join()
+
+    @property
+    def is_ready(self) -> bool:
+        """False while the database refuses."""
+        return self._failures < _FAILURES_UNTIL_NOT_READY and self._thread.is_alive()
+
+    def wait_for_room(self, timeout_s: float) -> bool:
+        """False when the rows lag behind by LAG_LIMIT groups, and went on doing so."""
+        while self._submitted - self.indexed >= LAG_LIMIT:
+            self._progress.clear()
+            if self._submitted - self.indexed >= LAG_LIMIT and not self._progress.wait(timeout_s):
+                return False
+        return True
+
+    # The thread
+
+    def _run(self) -> None:
+        is_last = False
+        while not is_last:
+            groups, is_last = self._waiting()
+            if groups and not self._index(groups):
+                return  # never the next group before this one: the place in the log would pass over it
+
+    def _waiting(self) -> tuple[list[FlushedGroup], bool]:
+        """All groups that wait, and whether the end was reached."""
+        groups: list[FlushedGroup] = []
+        while len(groups) < GROUPS_AT_ONCE and not (groups and self._queue.empty()):
+            group = self._queue.get()
+            if group is None:
+                return groups, True
+            groups.append(group)
+        return groups, False
+
+    def _index(self, groups: Sequence[FlushedGroup]) -> bool:
+        """One transaction, tried until it succeeds; False when the end came first."""
+        entries = [entry for group in groups for entry in group.entries]
+        while True:
+            try:
+                with self._store.write() as connection:
+                    index.apply(self._store, connection, entries, groups[-1].end)
+            except DBAPIError as exc:
+                self._failures += 1
+                error = NotStored(f"the index cannot be written: {type(exc.orig).__name__}: {exc.orig}")
+                _fail(groups, error)
+                if self._closing.wait(_RETRY_S):
+                    return False
+                groups = [FlushedGroup(group.number, group.entries, group.end, ()) for group in groups]
+            else:
+                break
+        crash_point("gateway.committed")
+        self._failures = 0
+        self.indexed = groups[-1].number
+        self._progress.set()
+        for group in groups:
+            for promise in group.promises:
+                promise.keep()
+        if any(entry.peeked for entry in entries):
+            self._on_commit()
+        return True
+
+
+def _fail(groups: Sequence[FlushedGroup], error: NotStored) -> None:
+    for group in groups:
+        for promise in group.promises:
+            promise.fail(error)
