@@ -65,14 +65,18 @@ def open_part10(source: bytes | Path) -> Part10:
         stream: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
     except OSError as exc:
         raise Refused(f"the file cannot be opened: {exc.strerror}") from exc
-    head = stream.read(PREAMBLE + 4)
-    if head[PREAMBLE:] == b"DICM":
-        transfer_syntax = _file_meta(stream)
-    else:  # objects of old archives: a bare data set, recognised by a first element of group 8
-        stream.seek(0)
-        transfer_syntax = _guess(head)
-    if transfer_syntax == DeflatedExplicitVRLittleEndian:
-        stream = io.BytesIO(_inflate(stream))
+    try:
+        head = stream.read(PREAMBLE + 4)
+        if head[PREAMBLE:] == b"DICM":
+            transfer_syntax = _file_meta(stream)
+        else:  # objects of old archives: a bare data set, recognised by a first element of group 8
+            stream.seek(0)
+            transfer_syntax = _guess(head)
+        if transfer_syntax == DeflatedExplicitVRLittleEndian:
+            stream = io.BytesIO(_inflate(stream))
+    except Refused:
+        stream.close()
+        raise
     return Part10(transfer_syntax, stream)
 
 
