@@ -20,6 +20,8 @@ WORK_MM = 2.0
 RIM_MM = 6.0  # background just outside the brain takes part: it fixes the size
 TUKEY = 4.685  # 95 % efficiency for normal residuals
 MIN_SCALE = 1e-3
+CUT_MM2 = 600.0  # brain on a face of the field of view that means the face cuts it; brainstem and rim voxels are less
+MIN_KNOWN = 0.2  # share of the template's points that must fall where the source is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +55,45 @@ def register(brain: Volume, mask: BoolMap, template: Template, levels: tuple[_Le
 
     brain: upright volume, 0 outside mask.
     """
-    moving = _scaled(_coarse(brain), None)
+    moving = _Moving(_scaled(_coarse(brain), None), *_known_extent(brain.grid, mask))
     fixed = _scaled(template.brain, template.mask)
     matrix = _from_centroids(brain.grid, mask, template)
     for level in levels:
-        matrix = _descend(moving, fixed, template, matrix, level)
+        matrix = _descend(moving, fixed, template.mask, matrix, level)
     return Registration(matrix, _similarity(moving, fixed, template.mask, matrix))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Moving:
+    """The source's brain, and between which points (x, y, z, LPS mm) it is known.
+
+    Beyond a face of the field of view that the brain does not touch lies background; beyond one that cuts the brain
+    lies nobody knows what: those points take no part, else half a brain is squeezed into a whole one's shape.
+    """
+
+    brain: Volume
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+    def knows(self, points: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which of (n, 3) points lie where the source is known."""
+        return np.asarray(((points >= self.low) & (points <= self.high)).all(axis=1))
+
+
+def _known_extent(grid: Grid, mask: BoolMap) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Least and greatest known x, y, z of an upright grid; infinite where the mask ends before the face."""
+    low, high = np.full(3, -np.inf), np.full(3, np.inf)
+    spacing_mm = float(grid.spacing_mm[0])
+    first = grid.index_to_lps[:3, 3]
+    last = first + (np.array(grid.shape[::-1]) - 1) * spacing_mm
+    for axis in range(3):
+        faces = np.take(mask, [0, -1], axis=2 - axis)
+        area_mm2 = faces.sum(axis=tuple(k for k in range(3) if k != 2 - axis)) * spacing_mm**2
+        if area_mm2[0] > CUT_MM2:
+            low[axis] = first[axis]
+        if area_mm2[1] > CUT_MM2:
+            high[axis] = last[axis]
+    return low, high
 
 
 def _coarse(brain: Volume) -> Volume:
@@ -93,19 +128,19 @@ def _upper_points(grid: Grid, mask: BoolMap) -> NDArray[np.float64]:
     return np.asarray(points[points[:, 2] > points[:, 2].max() - 100.0])
 
 
-def _descend(moving: Volume, fixed: Volume, template: Template, start: Affine, level: _Level) -> Affine:
+def _descend(moving: _Moving, fixed: Volume, mask: BoolMap, start: Affine, level: _Level) -> Affine:
     """Gauss-Newton iterations on one level of smoothing."""
-    smooth_moving = _smoothed(moving, level.sigma_mm)
+    smooth_moving = _Moving(_smoothed(moving.brain, level.sigma_mm), moving.low, moving.high)
     smooth_fixed = _smoothed(fixed, level.sigma_mm)
     spacing_mm = float(fixed.grid.spacing_mm[0])
-    near = ndimage.binary_dilation(template.mask, iterations=max(1, round(RIM_MM / spacing_mm)))
+    near = ndimage.binary_dilation(mask, iterations=max(1, round(RIM_MM / spacing_mm)))
     sparse = np.zeros_like(near)
     sparse[:: level.step, :: level.step, :: level.step] = True
     indices = np.argwhere(near & sparse)
-    points = template.brain.grid.to_lps(indices)
+    points = fixed.grid.to_lps(indices)
     target = smooth_fixed.voxels[tuple(indices.T)].astype(np.float64)
     centre = points.mean(axis=0)
-    gradient = _gradient(smooth_moving)
+    gradient = _gradient(smooth_moving.brain)
     matrix, spread = start, np.inf
     for _ in range(level.iterations):
         step, spread_now = _newton_step(
@@ -124,7 +159,7 @@ def _descend(moving: Volume, fixed: Volume, template: Template, start: Affine, l
 
 
 def _newton_step(
-    moving: Volume,
+    moving: _Moving,
     *,
     gradient: tuple[FloatMap, FloatMap, FloatMap],
     points: NDArray[np.float64],
@@ -137,8 +172,13 @@ def _newton_step(
 
     Unknowns: gain and offset of the intensities, and either 12 entries of the affine or 7 of a similarity.
     """
-    at = moving.grid.to_index(points @ matrix[:3, :3].T + matrix[:3, 3]).T
-    value = ndimage.map_coordinates(moving.voxels, at, order=1).astype(np.float64)
+    moved = points @ matrix[:3, :3].T + matrix[:3, 3]
+    known = moving.knows(moved)
+    if known.mean() < MIN_KNOWN:
+        return matrix, np.inf
+    points, target, moved = points[known], target[known], moved[known]
+    at = moving.brain.grid.to_index(moved).T
+    value = ndimage.map_coordinates(moving.brain.voxels, at, order=1).astype(np.float64)
     slope = np.stack([ndimage.map_coordinates(g, at, order=1) for g in gradient], axis=1).astype(np.float64)
     gain, offset = _line(value, target)
     residual = gain * value + offset - target
@@ -202,10 +242,13 @@ def _gradient(volume: Volume) -> tuple[FloatMap, FloatMap, FloatMap]:
     return along_x, along_y, along_z
 
 
-def _similarity(moving: Volume, fixed: Volume, mask: BoolMap, matrix: Affine) -> float:
-    """Pearson correlation of the registered brain with the template inside the template's mask, both at 2 mm sigma."""
-    moved = resample(_smoothed(moving, 2.0), fixed.grid, matrix)[mask]
-    still = _smoothed(fixed, 2.0).voxels[mask]
+def _similarity(moving: _Moving, fixed: Volume, mask: BoolMap, matrix: Affine) -> float:
+    """Pearson correlation of brain and template where the template is brain and the source known, at 2 mm sigma."""
+    known = moving.knows(fixed.grid.to_lps(np.argwhere(mask)) @ matrix[:3, :3].T + matrix[:3, 3])
+    moved = resample(_smoothed(moving.brain, 2.0), fixed.grid, matrix)[mask][known]
+    still = _smoothed(fixed, 2.0).voxels[mask][known]
+    if not len(moved):
+        return 0.0
     if float(moved.std()) < 1e-6:  # noqa: PLR2004 - a constant image resembles nothing
         return 0.0
     return float(np.corrcoef(moved, still)[0, 1])
