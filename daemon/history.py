@@ -96,7 +96,9 @@ def _selected(told: _Told) -> str:
 
 
 def _refused(told: _Told) -> str:
-    return f"not analysed: {told['text']} (criterion {told['criterion']}: {told['value']}, limit {told['limit']})"
+    limit = told.detail.get("limit")
+    wanted = "" if limit is None else f", limit {limit}"
+    return f"not analysed: {told['text']} (criterion {told['criterion']}: {told['value']}{wanted})"
 
 
 def _queued(told: _Told) -> str:

@@ -10,7 +10,7 @@ from anomalyd.storage.engine import Store
 from anomalyd.storage.jobs import Job, jobs
 from anomalyd.storage.overview import DeliveryGroup, Source, counts, delivery_groups, sources
 from anomalyd.storage.series import SeriesRow, receiving_series
-from anomalyd.storage.tables import DeliveryState, JobState
+from anomalyd.storage.tables import DeliveryState, JobState, SeriesState
 
 __all__ = ["DeliveryGroup", "Overview", "Source", "overview"]
 
@@ -28,8 +28,8 @@ class Overview:
     """Failed at least once, and due again."""
     moving: tuple[DeliveryGroup, ...]
     receiving: tuple[SeriesRow, ...]
-    images: Mapping[int, int]
-    """Images of each receiving series, by its id."""
+    refused: tuple[SeriesRow, ...]
+    """Series that are not analysed, newest first."""
     running: tuple[Job, ...]
     queued: tuple[Job, ...]
     recent: tuple[Job, ...]
@@ -49,7 +49,6 @@ def overview(store: Store, *, recent: int = 5) -> Overview:
     counted = counts(store)
     stuck_states = {DeliveryState.REFUSED, DeliveryState.GAVE_UP}
     finished = [job for job in jobs(store, limit=20 * recent) if job.finished_at is not None]
-    receiving = receiving_series(store)
     return Overview(
         at=store.clock(),
         alarms=open_alarms(store),
@@ -57,8 +56,8 @@ def overview(store: Store, *, recent: int = 5) -> Overview:
         stuck=tuple(group for group in groups if group.state in stuck_states),
         retrying=tuple(group for group in groups if group.state is DeliveryState.DUE and group.error),
         moving=tuple(group for group in groups if group.state not in stuck_states),
-        receiving=receiving,
-        images={series.id: series.arrivals for series in receiving},
+        receiving=receiving_series(store),
+        refused=_refused(store, recent),
         running=jobs(store, JobState.LEASED),
         queued=tuple(reversed(jobs(store, JobState.QUEUED))),
         recent=tuple(finished[:recent]),

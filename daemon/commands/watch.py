@@ -11,6 +11,7 @@ from anomalyd.daemon.commands.render import age, console, table
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.table import Table
     from rich.text import Text
 
     from anomalyd.daemon.overview import Overview
@@ -67,7 +68,16 @@ def _picture(seen: "Overview") -> "Group":
     alarms = Text("no alarm", "green")
     if seen.alarms:
         alarms = Text(f"{len(seen.alarms)} alarms: see `anomalyd status`", "bold red")
-    return Group(arriving, analysis, leaving, alarms)
+    return Group(arriving, analysis, _refused(seen), leaving, alarms)
+
+
+def _refused(seen: "Overview") -> "Table":
+    made = table("Not analysed, newest first", "series", "last image", "why")
+    for series in seen.refused:
+        made.add_row(
+            series.series_uid, f"{age(series.last_at, seen.at)} ago", str((series.reason or {}).get("text", ""))
+        )
+    return made
 
 
 def _progress(stage: str | None) -> "Text":
@@ -77,7 +87,7 @@ def _progress(stage: str | None) -> "Text":
     if stage not in STAGES:
         return Text(stage or "starting")
     done = STAGES.index(stage) + 1
-    return Text.assemble(("━" * done, "cyan"), ("━" * (len(STAGES) - done), "dim"), f" {stage}")
+    return Text.assemble(("━" * done, "cyan"), ("─" * (len(STAGES) - done), "dim"), f" {stage}")
 
 
 def _took(job: "Job") -> str:
