@@ -9,6 +9,7 @@ from pydicom.uid import SecondaryCaptureImageStorage, SegmentationStorage
 from sqlalchemy import insert
 
 from anomalyd.ids import AETitle, Digest, InstanceUID, SeriesUID, StudyUID
+from anomalyd.pipeline.settings import AnalysisSettings
 from anomalyd.storage import objects, queue
 from anomalyd.storage import tables as t
 from anomalyd.storage.engine import Store
@@ -57,23 +58,23 @@ def add_series(
     return uid
 
 
-def new_job(series: SeriesUID, set_name: str = "set") -> NewJob:
-    """A job of that series."""
+def new_job(series: SeriesUID, set_name: str = "set", bundle: str = "") -> NewJob:
+    """A job of that series. bundle: digest of one that is in force, where a dispatcher looks at it."""
     return NewJob(
         study_uid=STUDY,
         series_uid=series,
         instance_set=digest(set_name),
         instances=((InstanceUID(f"{series}.1"), None),),
-        bundle=digest("bundle"),
+        bundle=Digest(bundle) if bundle else digest("bundle"),
         bundle_id="test-bundle",
-        settings=digest("settings"),
+        settings=AnalysisSettings().digest,
         contrast="T1w",
     )
 
 
-def add_job(store: Store, number: int = 1) -> Job:
+def add_job(store: Store, number: int = 1, bundle: str = "") -> Job:
     """A queued job of a new series."""
-    return queue.enqueue(store, new_job(add_series(store, number)))
+    return queue.enqueue(store, new_job(add_series(store, number), bundle=bundle))
 
 
 def add_finished_job(

@@ -15,6 +15,7 @@ from anomalyd.daemon.dispatcher.retention import DiskWatch, remove_expired, veri
 from anomalyd.daemon.dispatcher.selection import Selection
 from anomalyd.daemon.dispatcher.timers import Sweep, Timers
 from anomalyd.daemon.lifecycle import Lifecycle
+from anomalyd.daemon.metrics import serving_metrics
 from anomalyd.daemon.settings import Settings
 from anomalyd.daemon.wake import Role, Waiter, notify
 from anomalyd.pipeline import rules
@@ -48,6 +49,7 @@ def run_dispatcher(settings: Settings, stop: threading.Event) -> int:
         with (
             Lifecycle(store, Role.DISPATCHER, settings, facts) as life,
             Waiter(store.root, Role.DISPATCHER) as waiter,
+            serving_metrics(settings),
         ):
             Dispatcher(store, settings, bundles).run(waiter, stop, life)
     finally:
