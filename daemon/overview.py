@@ -8,7 +8,7 @@ from anomalyd.daemon.wake import Role, waiters
 from anomalyd.storage.alarms import AlarmRow, open_alarms
 from anomalyd.storage.engine import Store
 from anomalyd.storage.jobs import Job, jobs
-from anomalyd.storage.overview import DeliveryGroup, Source, counts, delivery_groups, sources
+from anomalyd.storage.overview import DeliveryGroup, Source, counts, delivery_groups, newest_in, sources
 from anomalyd.storage.series import SeriesRow, receiving_series
 from anomalyd.storage.tables import DeliveryState, JobState, SeriesState
 
@@ -57,7 +57,7 @@ def overview(store: Store, *, recent: int = 5) -> Overview:
         retrying=tuple(group for group in groups if group.state is DeliveryState.DUE and group.error),
         moving=tuple(group for group in groups if group.state not in stuck_states),
         receiving=receiving_series(store),
-        refused=_refused(store, recent),
+        refused=newest_in(store, SeriesState.INELIGIBLE, recent),
         running=jobs(store, JobState.LEASED),
         queued=tuple(reversed(jobs(store, JobState.QUEUED))),
         recent=tuple(finished[:recent]),

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, func, select
 
 from anomalyd.storage import tables as t
 from anomalyd.storage.engine import Store
+from anomalyd.storage.series import SeriesRow
 from anomalyd.storage.tables import DeliveryState, InstanceState, JobState, SeriesState
 
 _SETTLED = (DeliveryState.CONFIRMED, DeliveryState.CLOSED)
@@ -110,3 +111,10 @@ def sources(store: Store) -> tuple[Source, ...]:
 def _by_state(connection: Connection, table: type[t.Series | t.Instance | t.Job | t.Delivery]) -> dict[str, int]:
     counted = select(table.state, func.count()).group_by(table.state)
     return {state.value: number for state, number in connection.execute(counted)}
+
+
+def newest_in(store: Store, state: SeriesState, limit: int) -> tuple[SeriesRow, ...]:
+    """Series in one state, the one with the newest image first."""
+    wanted = select(t.Series).where(t.Series.state == state).order_by(t.Series.last_at.desc()).limit(limit)
+    with store.read() as connection:
+        return tuple(SeriesRow(**row) for row in connection.execute(wanted).mappings())
