@@ -1,84 +1,91 @@
-"""A written phantom as a Volume, and the Finding that a perfect model would give for it."""
+"""Written phantoms read by the product, and Findings that a perfect model would give for them."""
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pydicom
+from numpy.typing import NDArray
 
-from anomalyd.ids import Digest, InstanceUID
+from anomalyd.ids import Digest
 from anomalyd.pipeline.finding import Contrast, Finding, Lesion, Model, Sign
+from anomalyd.pipeline.read import read_folder, read_volume
 from anomalyd.pipeline.results.objects import ResultContext
-from anomalyd.pipeline.volume import FloatMap, Grid, SliceSource, Volume
-from phantoms import PointLPS, WrittenSeries
+from anomalyd.pipeline.selection import VolumeChoice, choose
+from anomalyd.pipeline.settings import PipelineSettings
+from anomalyd.pipeline.volume import BoolMap, FloatMap, Grid, Volume
+from phantoms import LEFT_FRONTAL, PhantomWriter, PointLPS, WrittenSeries
 
 MODEL = Model("t1w-test", hashlib.sha256(b"bundle").hexdigest(), Contrast.T1W)
 JOB_TIME = datetime(2026, 1, 5, 11, 22, 33, 456789, tzinfo=UTC)
 THRESHOLD = 2.0
 
-
-def volume_of(series: WrittenSeries) -> Volume:
-    """The series read by positions alone, an independent way from that of the product; missing slices are None."""
-    grid = series.grid
-    voxels = np.zeros(grid.shape, dtype=np.float32)
-    sources: list[SliceSource | None] = [None] * grid.shape[0]
-    for path in series.files:
-        dataset = pydicom.dcmread(path)
-        if "PerFrameFunctionalGroupsSequence" in dataset:
-            for number, groups in enumerate(dataset.PerFrameFunctionalGroupsSequence, start=1):
-                index = _slice_of(grid, groups.PlanePositionSequence[0].ImagePositionPatient)
-                voxels[index] = dataset.pixel_array[number - 1]
-                sources[index] = SliceSource(InstanceUID(dataset.SOPInstanceUID), number)
-        else:
-            index = _slice_of(grid, dataset.ImagePositionPatient)
-            voxels[index] = dataset.pixel_array
-            sources[index] = SliceSource(InstanceUID(dataset.SOPInstanceUID))
-    return Volume(voxels, grid, tuple(sources))
+Ball = tuple[PointLPS, float, Sign]
+DARK: Ball = (LEFT_FRONTAL, 9.0, Sign.HYPO)
+BRIGHT: Ball = ((-22.0, 30.0, 9.0), 7.0, Sign.HYPER)
 
 
-def headers_of(series: WrittenSeries) -> list[pydicom.Dataset]:
-    return [pydicom.dcmread(path, stop_before_pixels=True) for path in series.files]
+@dataclass(frozen=True, slots=True, eq=False)
+class ReadSeries:
+    """A series as the product chose and read it."""
+
+    choice: VolumeChoice
+    volume: Volume
+    headers: tuple[pydicom.Dataset, ...]
+    warnings: tuple[str, ...]
 
 
-def finding_of(volume: Volume, balls: Sequence[tuple[PointLPS, float, Sign]]) -> Finding:
+def read_series(folder: Path) -> ReadSeries:
+    """The one series of a folder, through selection and reader; fails where it is not eligible."""
+    ((header, paths),) = read_folder(folder)[0]
+    chosen = choose(header, PipelineSettings(), frozenset(Contrast))
+    assert chosen.volume is not None, chosen.reason
+    volume = read_volume(chosen.volume, lambda uid: paths[uid].read_bytes())
+    headers = tuple(pydicom.dcmread(paths[uid], stop_before_pixels=True) for uid, _ in chosen.volume.instances)
+    return ReadSeries(chosen.volume, volume, headers, chosen.warnings)
+
+
+def finding_of(volume: Volume, balls: Sequence[Ball]) -> Finding:
     """Balls (centre, radius in mm, sign) as lesions with scores 4 in the middle to the threshold at the edge."""
-    grid = volume.grid
-    scores = np.zeros(grid.shape, dtype=np.float32)
-    signs = np.zeros(grid.shape, dtype=np.int8)
-    labels = np.zeros(grid.shape, dtype=np.uint16)
-    lesions = []
-    for number, (centre, radius_mm, sign) in enumerate(balls, start=1):
-        distance = distances(grid, centre)
-        inside = distance <= radius_mm
+    scores = np.zeros(volume.grid.shape, dtype=np.float32)
+    labels = np.zeros(volume.grid.shape, dtype=np.uint16)
+    for number, (centre, radius_mm, _) in enumerate(balls, start=1):
+        distance = distances(volume.grid, centre)
         scores = np.maximum(scores, (THRESHOLD * np.clip(2.0 - distance / radius_mm, 0, None)).astype(np.float32))
-        signs[inside] = 1 if sign is Sign.HYPER else -1
-        labels[inside] = number
+        labels[distance <= radius_mm] = number
+    return finding_from(volume, labels, scores, [sign for _, _, sign in balls])
+
+
+def finding_by_difference(volume: Volume, healthy: Volume) -> Finding:
+    """What differs between two scans with the same noise: follows the pixels, knows nothing of any geometry."""
+    difference = np.abs(volume.voxels - healthy.voxels)
+    scores = (difference / 100.0).astype(np.float32)
+    return finding_from(volume, (scores >= THRESHOLD).astype(np.uint16), scores, [Sign.HYPO])
+
+
+def finding_from(volume: Volume, labels: NDArray[np.uint16], scores: FloatMap, signs: Sequence[Sign]) -> Finding:
+    """A finding with these labels, nothing on interpolated slices, the brain where the picture is bright."""
+    labels = labels.copy()
     labels[list(volume.interpolated_slices)] = 0
-    for number, (_, _, sign) in enumerate(balls, start=1):
-        inside = labels == number
-        points = grid.to_lps(np.argwhere(inside))
-        lesions.append(
-            Lesion(
-                number,
-                float(inside.sum() * grid.voxel_volume_mm3),
-                _point(points.mean(axis=0)),
-                (_point(points.min(axis=0)), _point(points.max(axis=0))),
-                sign,
-                float(scores[inside].mean()),
-                float(scores[inside].max()),
-            )
-        )
-    brain = volume.voxels > 100
+    lesions = tuple(
+        _lesion(number, labels == number, scores, volume.grid, sign) for number, sign in enumerate(signs, 1)
+    )
+    sign_map = np.zeros(volume.grid.shape, dtype=np.int8)
+    for lesion in lesions:
+        sign_map[labels == lesion.number] = 1 if lesion.sign is Sign.HYPER else -1
+    brain = np.asarray(distances(volume.grid, (0.0, 4.0, 4.0)) < 68.0)
     return Finding(
-        grid,
-        MODEL,
-        scores,
-        signs,
-        labels,
-        brain,
-        np.where(brain, 500, 0).astype(np.float32),
-        tuple(lesions),
+        grid=volume.grid,
+        model=MODEL,
+        score_map=scores,
+        sign_map=sign_map,
+        labels=labels,
+        brain_mask=brain,
+        reconstruction=np.where(brain, volume.voxels, 0).astype(np.float32),
+        lesions=lesions,
         score=float(scores.max()),
         score_percentile=97.0 if lesions else 41.0,
         threshold=THRESHOLD,
@@ -89,11 +96,28 @@ def finding_of(volume: Volume, balls: Sequence[tuple[PointLPS, float, Sign]]) ->
     )
 
 
-def context_of(series: WrittenSeries, balls: Sequence[tuple[PointLPS, float, Sign]]) -> ResultContext:
-    volume = volume_of(series)
+def context_of(
+    series: WrittenSeries, balls: Sequence[Ball] = (DARK, BRIGHT), *, job_time: datetime = JOB_TIME
+) -> ResultContext:
+    """All that results are made of, for a written series with these balls as its finding."""
+    read = read_series(series.folder)
     return ResultContext(
-        headers_of(series), volume, finding_of(volume, balls), JOB_TIME, Digest("a" * 64), Digest("b" * 64)
+        headers=read.headers,
+        volume=read.volume,
+        finding=finding_of(read.volume, balls),
+        job_time=job_time,
+        instance_set=Digest("a" * 64),
+        settings=Digest("b" * 64),
+        warnings=read.warnings,
     )
+
+
+def difference_context(writer: PhantomWriter, folder: Path, lesion_at: PointLPS, radius_mm: float) -> ResultContext:
+    """A phantom with a lesion whose mask is found in the pixels that the product read."""
+    series = writer.write(folder / "with", lesion_at=lesion_at, radius_mm=radius_mm)
+    healthy = read_series(writer.write(folder / "without", lesion_at=None).folder).volume
+    context = context_of(series, ())
+    return replace(context, finding=finding_by_difference(context.volume, healthy))
 
 
 def distances(grid: Grid, centre: PointLPS) -> FloatMap:
@@ -102,9 +126,19 @@ def distances(grid: Grid, centre: PointLPS) -> FloatMap:
     return np.asarray(np.linalg.norm(points - np.array(centre), axis=-1), dtype=np.float32)
 
 
-def _slice_of(grid: Grid, position: Sequence[float]) -> int:
-    return round(float(grid.to_index(np.array([float(v) for v in position]))[0]))
+def _lesion(number: int, inside: BoolMap, scores: FloatMap, grid: Grid, sign: Sign) -> Lesion:
+    points = grid.to_lps(np.argwhere(inside))
+    low, middle, high = (_point(values) for values in (points.min(axis=0), points.mean(axis=0), points.max(axis=0)))
+    return Lesion(
+        number,
+        float(inside.sum() * grid.voxel_volume_mm3),
+        middle,
+        (low, high),
+        sign,
+        float(scores[inside].mean()),
+        float(scores[inside].max()),
+    )
 
 
-def _point(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> PointLPS:
+def _point(values: NDArray[np.float64]) -> PointLPS:
     return float(values[0]), float(values[1]), float(values[2])

@@ -14,8 +14,8 @@ def build_results(context: ResultContext) -> tuple[ResultObject, ...]:
     The same context gives the same bytes. Raises Ineligible where no result could refer to the source.
     """
     with warnings.catch_warnings():
-        # Values of the source that break their representation are copied as they are; pydicom says so for each slice.
-        warnings.filterwarnings("ignore", category=UserWarning, module="pydicom")
+        # Values of the source that break their representation are copied as they are; pydicom would say so each time.
+        warnings.simplefilter("ignore", UserWarning)
         source = read_source(context.headers, context.volume)
         heatmaps = tuple(build_heatmaps(source, context))
         return (*heatmaps, build_segmentation(source, context)) if context.finding.lesions else heatmaps
