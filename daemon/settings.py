@@ -86,8 +86,6 @@ class Destination(_Section):
     """How we call ourselves there; None: `daemon.ae_title`."""
     send: tuple[Literal["seg", "heatmap"], ...] = ("seg", "heatmap")
     """Kinds of result that this destination gets."""
-    confirm: Literal["none", "query"] = "none"
-    """none: an answer 0x0000 to each instance is enough; query: C-FIND must also find them."""
     connect_timeout: PositiveSeconds = 10.0
     acse_timeout: PositiveSeconds = 30.0
     dimse_timeout: PositiveSeconds = 60.0

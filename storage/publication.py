@@ -1,7 +1,7 @@
 """Rows of a finished job: its results, and one delivery per result and destination."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -37,8 +37,24 @@ class ForeignResult(Broken):
         super().__init__(f"result {result.sop_instance_uid} belongs to job {owner}: results were not published")
 
 
+Wants = Callable[[str, str], bool]
+"""Whether a destination, by its name, gets results of a kind."""
+
+
+def everything(destination: str, kind: str) -> bool:
+    """Every destination gets every kind."""
+    del destination, kind
+    return True
+
+
 def publish(
-    connection: Connection, job: Job, results: Sequence[NewResult], destinations: Sequence[str], now: datetime
+    connection: Connection,
+    job: Job,
+    results: Sequence[NewResult],
+    destinations: Sequence[str],
+    now: datetime,
+    *,
+    wants: Wants = everything,
 ) -> None:
     """Writes result and delivery rows in the caller's transaction.
 
@@ -47,7 +63,7 @@ def publish(
     """
     for result in results:
         result_id = _result_row(connection, job, result, now)
-        for destination in destinations:
+        for destination in (name for name in destinations if wants(name, result.kind)):
             _delivery_row(connection, job, result_id, destination, now)
 
 

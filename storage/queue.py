@@ -131,17 +131,19 @@ def finish(
     *,
     report: Mapping[str, Any],
     reason: str | None = None,
+    wants: publication.Wants = publication.everything,
 ) -> Job:
     """Publishes: job, results, one delivery per result and destination, audit: one transaction (DESIGN 4, promise 7).
 
     report: without patient data; kept with the job. reason: why withheld. The bytes of the results lie on disk
-    already (objects.write_results). Raises LeaseLost, and then nothing was written.
+    already (objects.write_results). wants(destination, kind): whether a destination gets results of a kind.
+    Raises LeaseLost, and then nothing was written.
     """
     now = store.clock()
     outcome = {"state": state, "finished_at": now, "report": dict(report), "reason": reason}
     with store.write() as connection:
         done = _end_lease(connection, lease, outcome)
-        publication.publish(connection, done, results, tuple(dict.fromkeys(destinations)), now)
+        publication.publish(connection, done, results, tuple(dict.fromkeys(destinations)), now, wants=wants)
         kind = AuditKind.FINISHED if state is JobState.DONE else AuditKind.WITHHELD
         detail = publication.summary(done, results, destinations, report, now)
         append(connection, event_of(connection, done, kind, now, detail=detail))

@@ -1,4 +1,4 @@
-"""`train`, `calibrate`: a bundle from healthy scans, and its thresholds."""
+"""`train`, `calibrate`, `evaluate`: a bundle from healthy scans, its thresholds, its worth."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -11,6 +11,7 @@ from anomalyd.daemon.commands.options import ConfigOption
 from anomalyd.daemon.logs import quiet_console
 from anomalyd.pipeline.finding import Contrast
 
+EXIT_FAILED = 1
 HealthyArgument = Annotated[
     Path, typer.Argument(metavar="DATA", exists=True, file_okay=False, help="Folder of healthy scans (NIfTI).")
 ]
@@ -79,6 +80,36 @@ def calibrate(
     typer.echo(f"{made.bundle}: {made.scans} scans; {point}")
 
 
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", exists=True, file_okay=False)],
+    images: Annotated[Path, typer.Option(metavar="DIR", exists=True, file_okay=False, help="Scans (NIfTI).")],
+    masks: Annotated[
+        Path, typer.Option(metavar="DIR", exists=True, file_okay=False, help="Same names; none: healthy.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="For results.csv and results.md.")],
+    device: DeviceOption = TrainDevice.CPU,
+    config: ConfigOption = None,
+) -> None:
+    """Judge a bundle on scans with expert masks: Dice, AUPRC, findings, beside simpler maps."""
+    del config
+    quiet_console()
+    from anomalyd.pipeline.train.evaluate import evaluate_bundle
+
+    with _Bar() as bar:
+        made = evaluate_bundle(
+            bundle,
+            images,
+            masks,
+            out,
+            device=device.value,
+            on_progress=lambda done, of: bar.show("evaluation", done, of),
+        )
+    _print_skipped(made.skipped)
+    typer.echo(made.table.read_text(encoding="utf-8"))
+    if not made.scans:
+        raise typer.Exit(EXIT_FAILED)
+
+
 def _print_skipped(skipped: Sequence[tuple[str, str]]) -> None:
     for name, reason in skipped:
         typer.echo(f"left out: {name}: {reason}", err=True)
@@ -126,5 +157,5 @@ class _Bar:
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    for command in (train, calibrate):
+    for command in (train, calibrate, evaluate):
         app.command(rich_help_panel="Models")(command)

@@ -30,7 +30,8 @@ GROUP_S = 0.2
 """Outcomes of so long are written in one transaction."""
 KIND_RANK = {"heatmap": 0, "seg": 1}  # RESULTS 0: heatmaps, SEG, then what refers to them
 LAST_RANK = 2
-HOW_WITHOUT_QUERY = "response"
+HOW = "response"
+"""An answer 0x0000 to each object is the proof that this version has (DESIGN 4.9, `confirm: none`)."""
 log = structlog.get_logger()
 _Answer = tuple[Parcel, Outcome]
 
@@ -136,8 +137,7 @@ class Courier:
     def _mark(self, ids: Sequence[int], outcome: Outcome) -> None:
         if outcome.verdict is Verdict.SENT:
             deliveries.mark_sent(self._store, ids, outcome.status or 0)
-            if self._to.confirm == "none":
-                deliveries.mark_confirmed(self._store, ids, HOW_WITHOUT_QUERY)
+            deliveries.mark_confirmed(self._store, ids, HOW)
         elif outcome.verdict is Verdict.REFUSED:
             deliveries.mark_refused(self._store, ids, outcome.text, status=outcome.status)
             log.error("delivery.refused", destination=self._to.name, objects=len(ids), text=outcome.text)

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import structlog
 
 from anomalyd.daemon.routing import destinations_for, is_too_old
-from anomalyd.daemon.settings import DaemonSettings
+from anomalyd.daemon.settings import DaemonSettings, Destination
 from anomalyd.daemon.worker.messages import Analysed, Answer, Cancelled, Failed, NotEligible, WithheldScan
 from anomalyd.storage import queue
 from anomalyd.storage.alarms import AlarmKind, NewAlarm, raise_alarm
@@ -41,8 +41,13 @@ def publish(store: Store, lease: Lease, answer: Answer, daemon: DaemonSettings, 
 def _publish_results(store: Store, lease: Lease, answer: Analysed, daemon: DaemonSettings) -> None:
     job = lease.job
     series = series_row(store, job.study_uid, job.series_uid)
-    names = _destinations(store, daemon, series) if series else ()
-    queue.finish(store, lease, JobState.DONE, answer.results, names, report=answer.report)
+    found = _destinations(store, daemon, series) if series else ()
+    kinds = {to.name: to.send for to in found}
+    names = tuple(kinds)
+    queue.finish(
+        store, lease, JobState.DONE, answer.results, names, report=answer.report,
+        wants=lambda name, kind: kind in kinds[name],
+    )  # fmt: skip
     log.info(
         "job.finished",
         job_id=job.id,
@@ -53,14 +58,14 @@ def _publish_results(store: Store, lease: Lease, answer: Analysed, daemon: Daemo
     )
 
 
-def _destinations(store: Store, daemon: DaemonSettings, series: SeriesRow) -> tuple[str, ...]:
+def _destinations(store: Store, daemon: DaemonSettings, series: SeriesRow) -> tuple[Destination, ...]:
     if is_too_old(daemon, series.last_at, store.clock()):
         log.warning("results.too_old", series_uid=series.series_uid, received_at=series.last_at.isoformat())
         return ()
     found = destinations_for(daemon, series.calling_ae)
     if not found and daemon.return_to_sender:
         _tell_no_way_back(store, series)
-    return tuple(to.name for to in found)
+    return found
 
 
 def _tell_no_way_back(store: Store, series: SeriesRow) -> None:
