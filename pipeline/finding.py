@@ -7,33 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from anomalyd.pipeline.terms import Contrast, Stage
 from anomalyd.pipeline.volume import BoolMap, FloatMap, Grid
 
+__all__ = ["Contrast", "Finding", "Lesion", "Model", "PointLPS", "Reason", "Sign", "Stage"]
+
 PointLPS = tuple[float, float, float]
-
-
-class Contrast(StrEnum):
-    """Weighting of an anatomical MR series."""
-
-    T1W = "T1w"
-    T2W = "T2w"
-    FLAIR = "FLAIR"
-
-
-class Stage(StrEnum):
-    """Steps of an analysis, in order; each is a module of pipeline/stages."""
-
-    READ = "read"
-    ORIENT = "orient"
-    BRAIN = "brain"
-    REGISTER = "register"
-    NORMALISE = "normalise"
-    RECONSTRUCT = "reconstruct"
-    SCORE = "score"
-    MAPBACK = "mapback"
-    THRESHOLD = "threshold"
-    MEASURE = "measure"
-    RESULTS = "results"
 
 
 class Sign(StrEnum):

@@ -11,7 +11,7 @@ from anomalyd.daemon.commands.options import ConfigOption, JsonOption
 from anomalyd.daemon.commands.render import write_json
 from anomalyd.daemon.logs import quiet_console
 from anomalyd.daemon.settings import load_settings
-from anomalyd.pipeline.finding import Contrast, Stage
+from anomalyd.pipeline.terms import Contrast, Stage
 
 if TYPE_CHECKING:
     from rich.console import Console

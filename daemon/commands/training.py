@@ -9,7 +9,7 @@ import typer
 
 from anomalyd.daemon.commands.options import ConfigOption
 from anomalyd.daemon.logs import quiet_console
-from anomalyd.pipeline.finding import Contrast
+from anomalyd.pipeline.terms import Contrast
 
 EXIT_FAILED = 1
 HealthyArgument = Annotated[

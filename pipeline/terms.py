@@ -1,0 +1,27 @@
+"""Words of the pipeline that the command line needs before it has loaded anything heavy (no numpy here)."""
+
+from enum import StrEnum
+
+
+class Contrast(StrEnum):
+    """Weighting of an anatomical MR series."""
+
+    T1W = "T1w"
+    T2W = "T2w"
+    FLAIR = "FLAIR"
+
+
+class Stage(StrEnum):
+    """Steps of an analysis, in order; each is a module of pipeline/stages."""
+
+    READ = "read"
+    ORIENT = "orient"
+    BRAIN = "brain"
+    REGISTER = "register"
+    NORMALISE = "normalise"
+    RECONSTRUCT = "reconstruct"
+    SCORE = "score"
+    MAPBACK = "mapback"
+    THRESHOLD = "threshold"
+    MEASURE = "measure"
+    RESULTS = "results"
