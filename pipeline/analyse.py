@@ -21,7 +21,7 @@ from anomalyd.pipeline.stages.reconstruct import field_count, field_seeds, recon
 from anomalyd.pipeline.stages.register import Registration
 from anomalyd.pipeline.stages.score import paper_score, volume_score
 from anomalyd.pipeline.stages.threshold import choose_cut
-from anomalyd.pipeline.volume import FloatMap, Volume
+from anomalyd.pipeline.volume import BoolMap, FloatMap, Volume
 
 SIGN_SMOOTHING = 1.0  # voxels; single pixels of the residual flicker between darker and brighter
 
@@ -44,13 +44,21 @@ class Runtime:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Judged:
-    """A scan in the bundle's box, before any threshold. facts: what the gates measured."""
+class Placed:
+    """A scan in the bundle's box, past the gates, before any network. facts: what the gates measured."""
 
     head: Upright
     registration: Registration
     box: Boxed
     normalised: Normalised
+    facts: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """A scan's score in the bundle's box, before any threshold. facts: the gates' and the reconstruction's numbers."""
+
+    placed: Placed
     reconstruction: FloatMap
     score: FloatMap
     scan_score: float
@@ -75,7 +83,10 @@ def analyse(
     rate that it was not calibrated at.
     """
     cut = choose_cut(bundle.calibration, settings)
-    judged = judge(volume, bundle, runtime=runtime, seed_text=seed_text, on_stage=on_stage)
+    if runtime.threads:
+        torch.set_num_threads(runtime.threads)
+    placed = place(volume, bundle, on_stage)
+    judged = judge(placed, bundle, runtime=runtime, seed_text=seed_text, on_stage=on_stage)
     on_stage(Stage.MAPBACK)
     maps = onto_source(volume, judged, bundle)
     on_stage(Stage.THRESHOLD)
@@ -107,55 +118,60 @@ def analyse(
     )
 
 
-def judge(
-    volume: Volume, bundle: Bundle, *, runtime: Runtime, seed_text: str, on_stage: OnStage = lambda _: None
-) -> Judged:
-    """The scan's score in the bundle's box: all of the analysis that no threshold touches. Raises Withheld."""
-    if runtime.threads:
-        torch.set_num_threads(runtime.threads)
+def place(volume: Volume, bundle: Bundle, on_stage: OnStage = lambda _: None) -> Placed:
+    """The scan in the bundle's box: all of the analysis that comes before the network. Raises Withheld."""
+    limits = bundle.description.gates
     gates.check_volume(volume)
     head = upright(volume, on_stage)
-    brain_ml = gates.check_brain(head, bundle.description.gates)
+    brain_ml = gates.check_brain(head, limits)
     registration = align(head, bundle.template, on_stage)
-    gates.check_registration(registration, bundle.description.gates)
-    coverage = gates.check_coverage(volume, registration, bundle.template, bundle.box, bundle.description.gates)
+    gates.check_registration(registration, limits)
+    coverage = gates.check_coverage(volume, registration, bundle.template, bundle.box, limits)
     box = boxed(volume, head, registration, bundle.box)
     if not box.mask.any():
         raise Withheld("brain_in_box", 0, "> 0 voxels", "no brain lies in the part of the head that is analysed")
-    normalised = standardise(box, bundle.standard_knots, on_stage)
-    on_stage(Stage.RECONSTRUCT)
-    seeds = field_seeds(seed_text, bundle.model.digest, field_count(bundle))
-    healthy = reconstruct(normalised.image, box.mask, bundle, seeds, runtime.torch_device)
-    on_stage(Stage.SCORE)
-    score = score_box(normalised.image, healthy, box, bundle)
     facts = {
         "brain_volume_ml": brain_ml,
         "registration_similarity": registration.similarity,
         "registration_scale": registration.scale,
         "brain_coverage": coverage,
-        "reconstruction_l1": float(np.abs(normalised.image - healthy)[box.mask].mean(dtype=np.float64)),
     }
-    scan_score = volume_score(score, box.mask)
-    return Judged(head, registration, box, normalised, healthy, score, scan_score, seeds, runtime.torch_device, facts)
+    return Placed(head, registration, box, standardise(box, bundle.standard_knots, on_stage), facts)
 
 
-def score_box(image: FloatMap, healthy: FloatMap, box: Boxed, bundle: Bundle) -> FloatMap:
+def judge(
+    placed: Placed, bundle: Bundle, *, runtime: Runtime, seed_text: str, on_stage: OnStage = lambda _: None
+) -> Judged:
+    """The score of a placed scan: all of the analysis between the gates and the threshold."""
+    on_stage(Stage.RECONSTRUCT)
+    image, mask = placed.normalised.image, placed.box.mask
+    seeds = field_seeds(seed_text, bundle.model.digest, field_count(bundle))
+    healthy = reconstruct(image, mask, bundle, seeds, runtime.torch_device)
+    on_stage(Stage.SCORE)
+    score = score_box(image, healthy, mask, bundle)
+    l1 = float(np.abs(image - healthy)[mask].mean(dtype=np.float64))
+    facts = {**placed.facts, "reconstruction_l1": l1}
+    return Judged(placed, healthy, score, volume_score(score, mask), seeds, runtime.torch_device, facts)
+
+
+def score_box(image: FloatMap, healthy: FloatMap, mask: BoolMap, bundle: Bundle) -> FloatMap:
     """The score map in the box, in the bundle's mode."""
     settings = bundle.description.score
     normative = bundle.normative
     if settings.mode == "paper" or normative is None:
-        return paper_score(image, healthy, box.mask)
-    found = components(image, healthy, box.mask, tuple(settings.weights), settings.smooth_voxels)
-    return normative_score(found, normative, box.mask, settings)
+        return paper_score(image, healthy, mask)
+    found = components(image, healthy, mask, tuple(settings.weights), settings.smooth_voxels)
+    return normative_score(found, normative, mask, settings)
 
 
 def onto_source(volume: Volume, judged: Judged, bundle: Bundle) -> SourceMaps:
     """The judged scan's maps on the source's grid; interpolated slices keep their score, and are never marked."""
-    residual = smooth_inside(judged.normalised.image - judged.reconstruction, judged.box.mask, SIGN_SMOOTHING)
-    in_source_units = judged.normalised.to_source(judged.reconstruction) + np.float32(judged.box.offset)
-    maps = BoxMaps(judged.score, residual, in_source_units.astype(np.float32), judged.box.mask)
-    brain = Volume(judged.head.brain.mask.astype(np.float32), judged.head.volume.grid)
-    return map_back(maps, bundle.box, brain, judged.registration.template_to_source, volume.grid)
+    placed = judged.placed
+    residual = smooth_inside(placed.normalised.image - judged.reconstruction, placed.box.mask, SIGN_SMOOTHING)
+    in_source_units = placed.normalised.to_source(judged.reconstruction) + np.float32(placed.box.offset)
+    maps = BoxMaps(judged.score, residual, in_source_units.astype(np.float32), placed.box.mask)
+    brain = Volume(placed.head.brain.mask.astype(np.float32), placed.head.volume.grid)
+    return map_back(maps, bundle.box, brain, placed.registration.template_to_source, volume.grid)
 
 
 def _percentile(score: float, healthy: tuple[float, ...]) -> float:

@@ -11,16 +11,15 @@ Generator = np.random.Generator
 Float32 = NDArray[np.float32]
 
 TILE = 512
-TILES = 12
 CORRUPT_SHARE = 0.5
 ELASTIC_PIXELS = 1.8
 MAX_SHIFT, MAX_TURN, MAX_GROW = 0.03, 0.10, 0.07  # of half the image; radians; relative
 
 
-def noise_tiles(seed: int) -> Float32:
-    """(TILES, TILE, TILE) simplex noise to crop from: the statistics of single fields, almost free."""
+def noise_tiles(seed: int, count: int) -> Float32:
+    """(count, TILE, TILE) simplex noise to crop from: the statistics of single fields, almost free."""
     line = np.arange(TILE, dtype=np.float64)
-    tiles = [simplex_octaves(seed * 1000 + k + 1, line[None, :], line[:, None]) for k in range(TILES)]
+    tiles = [simplex_octaves(seed * 1000 + k + 1, line[None, :], line[:, None]) for k in range(count)]
     return np.stack(tiles).astype(np.float32)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomalyd.errors import AnomalydError, ConfigError
-from anomalyd.pipeline.analyse import Runtime, judge, onto_source
+from anomalyd.pipeline.analyse import Runtime, judge, onto_source, place
 from anomalyd.pipeline.bundle import (
     CALIBRATION,
     Bundle,
@@ -47,7 +47,7 @@ class CalibrationReport:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Counts:
+class ScanCounts:
     """At each of THRESHOLDS: components in the scan, and the share of its brain voxels."""
 
     findings: NDArray[np.float64]
@@ -97,25 +97,26 @@ def calibrate_bundle(
 
 def count_scans(
     bundle: Bundle, scans: tuple[Scan, ...], device: str, on_progress: Callable[[int, int], None]
-) -> tuple[list[tuple[Scan, _Counts]], list[tuple[str, str]]]:
+) -> tuple[list[tuple[Scan, ScanCounts]], list[tuple[str, str]]]:
     """Counts of each scan that can be judged, and (file name, reason) of the others."""
-    counts: list[tuple[Scan, _Counts]] = []
+    counts: list[tuple[Scan, ScanCounts]] = []
     failed: list[tuple[str, str]] = []
     runtime = Runtime("cuda" if device == "cuda" else "cpu")
     for number, scan in enumerate(scans):
         on_progress(number, len(scans))
         try:
             volume = read_nifti(scan.path)
-            judged = judge(volume, bundle, runtime=runtime, seed_text=scan.path.name)
+            judged = judge(place(volume, bundle), bundle, runtime=runtime, seed_text=scan.path.name)
         except AnomalydError as exc:
             failed.append((scan.path.name, str(exc)))
             continue
-        counts.append((scan, _count(onto_source(volume, judged, bundle), volume.grid, judged.scan_score)))
+        counts.append((scan, count_scan(onto_source(volume, judged, bundle), volume.grid, judged.scan_score)))
     on_progress(len(scans), len(scans))
     return counts, failed
 
 
-def _count(maps: SourceMaps, grid: Grid, scan_score: float) -> _Counts:
+def count_scan(maps: SourceMaps, grid: Grid, scan_score: float) -> ScanCounts:
+    """What each candidate cut would mark in one healthy scan."""
     values = np.sort(maps.score[maps.brain])
     share = 1.0 - np.searchsorted(values, THRESHOLDS, side="left") / max(1, len(values))
     findings = np.zeros(len(THRESHOLDS))
@@ -125,10 +126,10 @@ def _count(maps: SourceMaps, grid: Grid, scan_score: float) -> _Counts:
         elif share[k] > 0:
             labels = regions(maps.score, float(threshold), maps.brain, ())
             findings[k] = min(FLOODED, len(large_regions(labels, grid)))
-    return _Counts(findings, share, scan_score)
+    return ScanCounts(findings, share, scan_score)
 
 
-def calibration_of(counts: list[_Counts], subjects: tuple[str, ...]) -> Calibration:
+def calibration_of(counts: list[ScanCounts], subjects: tuple[str, ...]) -> Calibration:
     """The calibration that counts give: thresholds with 20 down to 0 findings per scan, and three voxel rates."""
     findings = np.mean([c.findings for c in counts], axis=0)
     # Counts may rise before they fall (a flood breaks into islands): from the highest cut down, never fewer again.

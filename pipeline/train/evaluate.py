@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomalyd.errors import AnomalydError, ConfigError
-from anomalyd.pipeline.analyse import Judged, Runtime, judge, onto_source
+from anomalyd.pipeline.analyse import Judged, Runtime, judge, onto_source, place
 from anomalyd.pipeline.bundle import Bundle, load_bundle
 from anomalyd.pipeline.nifti import read_nifti
 from anomalyd.pipeline.settings import AnalysisSettings
@@ -85,7 +85,7 @@ def _evaluate(bundle: Bundle, image: Path, mask: Path, device: str) -> ScanResul
     """One scan through the very analysis that patients get."""
     volume = read_nifti(image)
     runtime = Runtime("cuda" if device == "cuda" else "cpu")
-    judged = judge(volume, bundle, runtime=runtime, seed_text=image.name)
+    judged = judge(place(volume, bundle), bundle, runtime=runtime, seed_text=image.name)
     maps = onto_source(volume, judged, bundle)
     cut = choose_cut(bundle.calibration, AnalysisSettings())
     found = measure(maps, volume.grid, cut.threshold, ())
@@ -116,8 +116,9 @@ def _lesion(mask: Path, volume: Volume) -> BoolMap:
 
 def _maps(volume: Volume, judged: Judged, bundle: Bundle, shipped: FloatMap) -> dict[str, FloatMap]:
     """What is compared, on the source's grid."""
-    image, healthy, mask = judged.normalised.image, judged.reconstruction, judged.box.mask
-    to_template = np.linalg.inv(judged.registration.template_to_source).astype(np.float64)
+    placed = judged.placed
+    image, healthy, mask = placed.normalised.image, judged.reconstruction, placed.box.mask
+    to_template = np.linalg.inv(placed.registration.template_to_source).astype(np.float64)
     boxes = {
         PAPER: paper_score(image, healthy, mask),
         RESIDUAL: np.abs(image - healthy).astype(np.float32),

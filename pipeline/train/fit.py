@@ -45,6 +45,8 @@ class Recipe:
     weight_decay: float = 1e-4
     timesteps: tuple[int, int] = (50, 850)
     save_every: int = 250
+    report_every: int = 50
+    noise_tiles: int = 12
 
 
 RECIPES: dict[Preset, Recipe] = {
@@ -130,7 +132,7 @@ def fit(
     trainee = load_checkpoint(work / "checkpoint.safetensors", Trainee(network, average, optimiser, 0, math.nan))
     steps = schedule()
     steps = Schedule(steps.signal.to(device), steps.noise.to(device))
-    tiles = noise_tiles(seed)
+    tiles = noise_tiles(seed, recipe.noise_tiles)
     pool = _slice_pool(cohort)
     losses: list[float] = []
     started = time.monotonic()
@@ -139,7 +141,7 @@ def fit(
         loss = _train_step(trainee, cohort, pool=pool, tiles=tiles, steps=steps, recipe=recipe, rng=rng)
         losses.append(loss)
         trainee = replace(trainee, step=step + 1, loss=float(np.mean(losses[-200:])))
-        if (step + 1) % 50 == 0:
+        if (step + 1) % recipe.report_every == 0:
             on_progress(Progress("training", step + 1, recipe.steps, trainee.loss))
         if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
             save_checkpoint(work / "checkpoint.safetensors", trainee)
