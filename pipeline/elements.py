@@ -19,6 +19,7 @@ _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "UV
 _NOT_TEXT = frozenset({"SQ", "OB", "OW", "OF", "OD", "OL", "OV", "AT", "OB or OW"})
 _ONE_VALUE = frozenset({"LT", "ST", "UT", "UR"})
 _UNDEFINED = 0xFFFFFFFF
+FIRST_BLOCK, LAST_BLOCK = 0x10, 0xFF  # elements of an odd group that hold private creators
 # What pydicom raises on a sequence of broken bytes (fuzzed): its exceptions have no common root.
 _BROKEN = (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OverflowError, struct.error,
            NotImplementedError, OSError, RecursionError, AssertionError)  # fmt: skip
@@ -29,7 +30,10 @@ class Elements:
 
     def __init__(self, dataset: Dataset, encoding: str = "latin-1") -> None:
         self._dataset = dataset
+        # `values` alone gives the elements as they were read: every other access of a Dataset may convert, and raise.
+        self._elements = {int(element.tag): element for element in dataset.values()}
         self._encoding = encoding
+        self._blocks: dict[tuple[int, tuple[str, ...]], int] | None = None
 
     @classmethod
     def of(cls, dataset: Dataset) -> "Elements":
@@ -89,7 +93,7 @@ class Elements:
 
     def first_truncated(self) -> str:
         """The first attribute that is shorter than its length says, as (gggg,eeee); empty when all are whole."""
-        for element in self._dataset.values():
+        for element in self._elements.values():
             if isinstance(element, RawDataElement) and element.length not in (0, _UNDEFINED):
                 value = element.value
                 if value is None or len(value) < element.length:
@@ -97,9 +101,7 @@ class Elements:
         return ""
 
     def _element(self, tag: int | None) -> RawDataElement | DataElement | None:
-        if tag is None or tag not in self._dataset:
-            return None
-        return cast("RawDataElement | DataElement", self._dataset.get_item(tag))
+        return self._elements.get(tag) if tag is not None else None
 
     def _raw(self, tag: int | None) -> tuple[str, bytes, bool]:
         """(value representation, bytes, is little endian); empty when absent or not raw."""
@@ -124,10 +126,10 @@ class Elements:
         return tuple(value.strip(" \0\t\r\n") for value in values)
 
     def _items(self, tag: int | None) -> tuple["Elements", ...]:
-        if tag is None or tag not in self._dataset:
+        if self._element(tag) is None:
             return ()
         try:
-            value = self._dataset[tag].value
+            value = self._dataset[tag].value  # type: ignore[index]  # not None: the element is there
             # Items of an undefined-length private sequence without a dictionary entry come as a Sequence all the same.
             items = list(value) if isinstance(value, DicomSequence) else []
         except _BROKEN:
@@ -136,11 +138,13 @@ class Elements:
 
     def _private_tag(self, group: int, creator: str, offset: int) -> int | None:
         """The tag of a private attribute in the block that its creator reserved (PS3.5 7.8.1)."""
-        for block in range(0x10, 0x100):
-            tag = (group << 16) | block
-            if tag in self._dataset and self._texts(tag)[:1] == (creator,):
-                return (group << 16) | (block << 8) | offset
-        return None
+        if self._blocks is None:
+            self._blocks = {}
+            for tag in self._elements:
+                if tag >> 16 & 1 and FIRST_BLOCK <= tag & 0xFFFF <= LAST_BLOCK:
+                    self._blocks.setdefault((tag >> 16, self._texts(tag)[:1]), tag & 0xFFFF)
+        block = self._blocks.get((group, (creator,)))
+        return None if block is None else (group << 16) | (block << 8) | offset
 
 
 def _representation(tag: int, stated: str | None) -> str:

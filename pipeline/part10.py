@@ -29,7 +29,7 @@ PREAMBLE = 128
 _LONG_FORM = frozenset({b"OB", b"OW", b"SQ", b"UN", b"UT", b"OF", b"OD", b"OL", b"OV", b"UC", b"UR", b"SV", b"UV"})
 PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})  # Float, Double Float and plain Pixel Data
 _PARSE_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OverflowError, struct.error,
-                 NotImplementedError, RecursionError, AssertionError)  # fmt: skip
+                 NotImplementedError, OSError, RecursionError, AssertionError)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)

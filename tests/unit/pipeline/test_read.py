@@ -89,8 +89,8 @@ def test_every_lossless_transfer_syntax_gives_the_same_voxels(
 
 @pytest.mark.parametrize(
     ("order", "enhanced"),
-    [("forward", False), ("reversed", True), ("shuffled", False), ("shuffled", True)],
-    ids=["forward", "reversed-enhanced", "shuffled", "shuffled-enhanced"],
+    [("shuffled", False), ("reversed", True)],
+    ids=["classic-shuffled", "enhanced-reversed"],
 )
 @pytest.mark.parametrize("flips", [(), ("rows",), ("columns",), ("rows", "columns")], ids=str)
 @pytest.mark.parametrize("plane", PLANES)
