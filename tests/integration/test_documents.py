@@ -96,3 +96,10 @@ def test_every_command_is_in_the_changelog_or_the_readme() -> None:
     text = (CHECKOUT / "README.md").read_text() + (CHECKOUT / "CHANGELOG.md").read_text()
     names = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]  # a group
     assert [name for name in names if not re.search(rf"\b{name}\b", text)] == []
+
+
+def test_the_tests_that_answer_the_users_exist() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (CHECKOUT / "docs" / "users-asks.md").read_text())
+    assert len(named) > 30
+    sources = {path: (CHECKOUT / path).read_text() for path, _ in named}
+    assert [(path, name) for path, name in named if f"def {name}(" not in sources[path]] == []
