@@ -55,6 +55,8 @@ class Place:
 class Spilled:
     """A data set too large for memory: a nameless file that is gone when nobody holds this object any more."""
 
+    descriptor = -1
+
     def __init__(self, directory: Path) -> None:
         self.descriptor = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         self.length = 0

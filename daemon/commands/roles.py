@@ -24,10 +24,10 @@ log = structlog.get_logger()
 
 def gateway(config: ConfigOption = None) -> None:
     """Receive: C-ECHO and C-STORE, durable before they are acknowledged."""
-    settings = _prepare("gateway", config)
     from anomalyd.daemon.gateway.lean import keep_out_pixel_libraries
 
     keep_out_pixel_libraries()
+    settings = _prepare("gateway", config)
     from anomalyd.daemon.gateway.run import run_gateway
 
     _run(run_gateway, settings)

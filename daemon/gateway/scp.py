@@ -24,6 +24,7 @@ log = structlog.get_logger()
 
 BACKLOG: Final = 64
 _STOCK_LIMIT_OFF: Final = 10_000  # the door counts itself: pynetdicom's count knows no audit
+_POLL_S: Final = 0.25  # how late the listener sees that it shall end
 _SPARE_CONNECTIONS: Final = 16
 """Connections beyond max_associations that may be negotiating, or are on the way to a rejection."""
 
@@ -57,7 +58,8 @@ class GatewayServer(ThreadedAssociationServer):
     def shutdown(self) -> None:
         """Closes the listener; open associations go on. The base also strikes it off a list of start_server."""
         BaseServer.shutdown(self)
-        self.server_close()
+        if self.socket is not None and self.socket.fileno() >= 0:
+            self.server_close()
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """False, and the connection is closed, while too many are open that have not been admitted or rejected yet."""
@@ -85,7 +87,7 @@ def listen(daemon: DaemonSettings, door: Door) -> GatewayServer:
             contexts=supported_contexts(daemon.unwanted_sop_classes),
             evt_handlers=[(evt.EVT_REQUESTED, _on_requested, [door]), (evt.EVT_C_STORE, _on_c_store, [door])],
             server_class=GatewayServer,
-            request_handler=_request_handler(is_fast=daemon.gateway.fast),
+            request_handler=request_handler(is_fast=daemon.gateway.fast),
             door=door,
             max_connections=daemon.max_associations + _SPARE_CONNECTIONS,
         )
@@ -93,12 +95,13 @@ def listen(daemon: DaemonSettings, door: Door) -> GatewayServer:
         raise ConfigError(
             f"daemon.host {daemon.host}, daemon.port {daemon.port}: {exc.strerror or exc}: choose a free port"
         ) from exc
-    threading.Thread(target=server.serve_forever, name="listener", daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(_POLL_S,), name="listener", daemon=True).start()
     listening: GatewayServer = server
     return listening
 
 
-def _request_handler(*, is_fast: bool) -> type[RequestHandler]:
+def request_handler(*, is_fast: bool) -> type[RequestHandler]:
+    """Our classes, or pynetdicom's own where those are asked for or ours do not fit the installed release."""
     if not is_fast:
         return RequestHandler
     reason = fast.misfit()
