@@ -1,13 +1,13 @@
 """Fixtures for all tests: data beside the checkout, free ports, waiting on conditions, programs from outside."""
 
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+import ports
 from anomalyd.storage.engine import Store, open_store
 from anomalyd.storage.settings import StorageSettings
 
@@ -29,20 +29,13 @@ def shared_data() -> Path:
 @pytest.fixture
 def free_port() -> int:
     """A TCP port of loopback that nobody listens on just now."""
-    return _free_port()
+    return ports.free_port()
 
 
 @pytest.fixture
 def free_ports() -> FreePort:
     """The same for tests that need several: each call gives another port."""
-    return _free_port
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return ports.free_port
 
 
 @pytest.fixture

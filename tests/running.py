@@ -34,6 +34,7 @@ from anomalyd.storage.jobs import jobs_of_series
 from anomalyd.storage.series import series_named
 from anomalyd.storage.settings import StorageSettings
 from anomalyd.storage.tables import DeliveryState, JobState, SeriesState
+from ports import free_port
 from waiting import wait_until
 
 Role = Literal["gateway", "dispatcher", "worker", "serve"]
@@ -46,13 +47,6 @@ RESULT_CLASSES = (SecondaryCaptureImageStorage, SegmentationStorage)
 START_LIMIT_S = 60.0  # a loaded machine with two cores needs seconds for the imports alone
 STOP_LIMIT_S = 40.0
 SUCCESS, CANNOT_UNDERSTAND = 0x0000, 0xC000
-
-
-def free_port() -> int:
-    """A TCP port of loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class ReceivingPacs:

@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("--dir", type=Path, metavar="FOLDER", help="your own DICOM files instead of the made head")
     parser.add_argument("--out", type=Path, default=Path("demo-output"), metavar="FOLDER")
     arguments = parser.parse_args()
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     try:
         return run(console, arguments.out.absolute(), arguments.dir)
     except (NoAtlas, NotInTime, Unusable) as exc:

@@ -18,6 +18,7 @@ from waiting import wait_until
 
 SILENCE_LIMIT_S = 600.0
 """So long nothing may change before the demo gives up (a large series on a slow machine takes minutes)."""
+START_LIMIT_S = 300.0
 OWN_FOLDERS = ("input", "daemon", "pacs", "results")
 SCANNER = AETitle("DEMOSCANNER")
 

@@ -23,7 +23,8 @@ from anomalyd.storage.tables import JobState
 from conftest import CHECKOUT
 from demo.head import CENTRE_LPS, make_head
 from phantoms import PATIENT_MARKERS, PhantomWriter, WrittenSeries
-from running import ReceivingPacs, RunningDaemon, free_port
+from ports import free_port
+from running import ReceivingPacs, RunningDaemon
 from waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -82,11 +83,12 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     head = PhantomWriter(
         plane="sagittal", spacing_mm=(2.0, 2.0, 2.0), shape=(88, 128, 128), centre_lps=CENTRE_LPS, attributes=MARKERS
     ).write_volume(make_head().volume, folder / "head")
-    flair = PhantomWriter(contrast=Contrast.FLAIR, spacing_mm=(4.0, 2.0, 2.0), attributes=MARKERS).write(folder / "flair")
+    flair = PhantomWriter(contrast=Contrast.FLAIR, spacing_mm=(4.0, 2.0, 2.0), attributes=MARKERS).write(
+        folder / "flair"
+    )
     without_uid = folder / "without-uid.dcm"
-    dataset = pydicom.dcmread(head.files[0])
-    dataset.SeriesInstanceUID = "zzmarker/../../1"
-    dataset.save_as(without_uid)
+    sound, padded = head.series_uid.encode(), b"zzmarker/../../1".ljust(len(head.series_uid), b"\0")
+    without_uid.write_bytes(head.files[0].read_bytes().replace(sound, padded))
 
     pacs = ReceivingPacs(folder / "pacs")
     metrics_port, attempts = free_port(), folder / "refused-sockets"
@@ -117,7 +119,13 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
             "flair": daemon.send(flair.files),
             "without uid": daemon.send([without_uid]),
         }
-        wait_until(first_delivery_failed, limit_s=LIMIT_S, what="a first delivery that fails", step_s=0.2)
+        wait_until(
+            first_delivery_failed,
+            limit_s=LIMIT_S,
+            what="a first delivery that fails",
+            step_s=0.2,
+            give_up=lambda: "".join(daemon.ended(role) for role in daemon.roles),
+        )
         with pacs:
             daemon.wait_until_ended(head.series_uid, flair.series_uid, limit_s=LIMIT_S)
             with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=10) as page:
