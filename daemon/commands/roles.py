@@ -38,13 +38,7 @@ def dispatcher(config: ConfigOption = None) -> None:
     settings = _prepare("dispatcher", config)
     from anomalyd.daemon.dispatcher.run import run_dispatcher
 
-    if settings.daemon.metrics.port is None:
-        _run(run_dispatcher, settings)
-        return
-    from anomalyd.daemon.metrics import serving_metrics
-
-    with serving_metrics(settings):
-        _run(run_dispatcher, settings)
+    _run(run_dispatcher, settings)
 
 
 def worker(config: ConfigOption = None) -> None:
