@@ -15,10 +15,10 @@ Device = Literal["auto", "cpu", "cuda"]
 
 def _keyword(text: str) -> str:
     # In the body: pydicom costs every command 0.2 s, and most configurations have no rule.
-    from pydicom.datadict import DicomDictionary, tag_for_keyword  # noqa: PLC0415 - see above
+    from pydicom.datadict import keyword_dict  # noqa: PLC0415 - see above
 
-    if tag_for_keyword(text) is None:
-        near = difflib.get_close_matches(text, [entry[4] for entry in DicomDictionary.values()], n=1)
+    if text not in keyword_dict:
+        near = difflib.get_close_matches(text, keyword_dict, n=1)
         raise ValueError("no keyword of PS3.6" + (f"; did you mean {near[0]}?" if near else ""))
     return text
 
