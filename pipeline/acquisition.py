@@ -7,6 +7,9 @@ from anomalyd.pipeline.elements import Elements
 from anomalyd.pipeline.functional_groups import Groups
 
 _HUMAN = re.compile(r"homo|human", re.IGNORECASE)
+_OBJECT = re.compile(
+    r"phantom|fantom|pineapple|watermelon|pumpkin|(?<![a-z])(?:fruit|kiwi|melon)(?![a-z])", re.IGNORECASE
+)
 _PHANTOM = re.compile(r"phantom|fantom", re.IGNORECASE)
 
 
@@ -65,20 +68,19 @@ def of(elements: Elements) -> Acquisition:
         next(iter(elements.items("SharedFunctionalGroupsSequence")), None),
         elements,
     )
-    classic = groups.philips() or elements
     timing = "MRTimingAndRelatedParametersSequence"
     return Acquisition(
         repetition_time=_positive(groups.number(timing, "RepetitionTime")),
-        echo_time=_positive(groups.number("MREchoSequence", "EffectiveEchoTime") or classic.number("EchoTime")),
-        inversion_time=_inversion_time(groups, classic, elements),
+        echo_time=_positive(groups.number("MREchoSequence", "EffectiveEchoTime") or groups.number("", "EchoTime")),
+        inversion_time=_inversion_time(groups, elements),
         flip_angle=_positive(groups.number(timing, "FlipAngle")),
         echo_train_length=_largest(
             groups.integer(timing, "RFEchoTrainLength"), groups.integer(timing, "EchoTrainLength")
         ),
         dimensions=elements.text("MRAcquisitionType").upper(),
-        scanning_sequence=_words(classic, "ScanningSequence") | _siemens_words(groups, 0x5A),
-        sequence_variant=(_words(classic, "SequenceVariant") | _siemens_words(groups, 0x5B)) - {"NONE"},
-        scan_options=_words(elements, "ScanOptions"),
+        scanning_sequence=_words(groups, "ScanningSequence") | _siemens_words(groups, 0x5A),
+        sequence_variant=(_words(groups, "SequenceVariant") | _siemens_words(groups, 0x5B)) - {"NONE"},
+        scan_options=_words(groups, "ScanOptions"),
         sequence_name=elements.text("SequenceName") or elements.text("PulseSequenceName")
         or elements.private_text(0x0019, "GEMS_ACQU_01", 0x9C),
         echo_pulse_sequence=elements.text("EchoPulseSequence").upper(),
@@ -105,17 +107,15 @@ def of(elements: Elements) -> Acquisition:
     )  # fmt: skip
 
 
-def _inversion_time(groups: Groups, classic: Elements, top: Elements) -> float | None:
-    stated = _positive(groups.number("MRModifierSequence", "InversionTimes")) or _positive(
-        classic.number("InversionTime")
-    )
+def _inversion_time(groups: Groups, top: Elements) -> float | None:
+    stated = _positive(groups.number("MRModifierSequence", "InversionTimes") or groups.number("", "InversionTime"))
     if stated is None and top.private_text(0x2001, "Philips Imaging DD 001", 0x1C).upper() == "INV":
         return _positive(top.private_number(0x2001, "Philips Imaging DD 001", 0x1B))  # prepulse delay, ms
     return stated
 
 
-def _words(elements: Elements, keyword: str) -> frozenset[str]:
-    return frozenset(word.upper() for word in elements.texts(keyword) if word)
+def _words(groups: Groups, keyword: str) -> frozenset[str]:
+    return frozenset(word.upper() for word in groups.texts("", keyword) if word)
 
 
 def _siemens_words(groups: Groups, offset: int) -> frozenset[str]:
@@ -167,6 +167,10 @@ def _no_person(elements: Elements) -> str:
     # The name is looked at and forgotten here: no patient text leaves this function.
     if any(_PHANTOM.search(elements.text(keyword)) for keyword in ("PatientName", "PatientID")):
         return "registered as a phantom"
+    for keyword in ("StudyDescription", "SeriesDescription", "ProtocolName"):
+        found = _OBJECT.search(elements.text(keyword))
+        if found:
+            return f"{keyword} says {found.group(0)}"
     described = [elements.text("PatientSpeciesDescription")]
     described += [item.text("CodeMeaning") for item in elements.items("PatientSpeciesCodeSequence")]
     species = next(filter(None, described), "")

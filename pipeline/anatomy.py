@@ -41,5 +41,7 @@ def other_body_part(acquisition: Acquisition) -> str | None:
             return text
     if _OTHER_COILS.search(acquisition.coil.upper()):
         return f"coil {acquisition.coil}"
+    if not stated and acquisition.patient_position.startswith("FF"):
+        return f"the patient lies feet first ({acquisition.patient_position}) and no head is stated"
     named = _OTHER_NAMES.search(f"{acquisition.series_description} {acquisition.protocol_name}")
     return f"series or protocol name says {named.group(0)}" if named else None

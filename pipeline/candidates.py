@@ -112,10 +112,12 @@ def _differences(first: Plane, second: Plane) -> tuple[str, ...]:
         found.append("frame_of_reference")
     if (one.pixels.rows, one.pixels.columns) != (two.pixels.rows, two.pixels.columns):
         found.append("matrix")
-    if not same_orientation(first.frame.orientation or (), second.frame.orientation or ()):
+    a, b = first.frame, second.frame
+    # Equality first: it is the rule, and thousand times as fast.
+    if a.orientation != b.orientation and not same_orientation(a.orientation or (), b.orientation or ()):
         found.append("orientation")
-    if not np.allclose(
-        first.frame.pixel_spacing or (), second.frame.pixel_spacing or (), rtol=SPACING_TOLERANCE, atol=0
+    if a.pixel_spacing != b.pixel_spacing and not np.allclose(
+        a.pixel_spacing or (), b.pixel_spacing or (), rtol=SPACING_TOLERANCE, atol=0
     ):
         found.append("pixel_spacing")
     return tuple(found)

@@ -11,6 +11,7 @@ from anomalyd.pipeline.candidates import Candidate, candidates_of, planes_of, st
 from anomalyd.pipeline.functional_groups import Triple
 from anomalyd.pipeline.geometry import Stack, directions, even_stack
 from anomalyd.pipeline.series import SeriesHeader
+from anomalyd.pipeline.vendor import ExpectedCount
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +104,16 @@ def shortage_of(header: SeriesHeader, chosen: Candidate, candidates: Sequence[Ca
         if all(count == expected.count for count in present) and (echoes_are_there or expected.unit == "images"):
             return Shortage(is_reached=True, expected=expected.count, missing=0, source=expected.source)
         own = images if expected.unit == "images" else chosen.places
-        if short is None and own < expected.count:
+        if short is None and own < expected.count and expected.is_exact and not _is_of_several(expected, own):
             short = Shortage(
                 is_reached=False, expected=expected.count, missing=expected.count - own, source=expected.source
             )
     return short or Shortage(is_reached=False, expected=None, missing=0, source="")
+
+
+def _is_of_several(expected: ExpectedCount, present: int) -> bool:
+    """Whether images of one acquisition seem to lie in several series: the count is of all that resulted from it."""
+    return expected.unit == "images" and expected.count % present == 0
 
 
 def _by_frames(chosen: Candidate) -> Shortage | None:

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 from anomalyd.pipeline.elements import Elements
+from anomalyd.pipeline.part10 import MAX_FRAMES
 
 Triple = tuple[float, float, float]
 PHILIPS_FRAME = (0x2005, "Philips MR Imaging DD 005", 0x0F)  # item with the classic attributes of each Enhanced frame
+_CONVERTED = ("UnassignedPerFrameConvertedAttributesSequence", "UnassignedSharedConvertedAttributesSequence")
 NEGATIVE_SHARE = 0.1  # of the largest value; correction of gradient distortion leaves small overshoots below zero
 _POSITION, _ORIENTATION = 3, 6
 
@@ -46,6 +48,8 @@ def frames(elements: Elements) -> tuple[tuple[FrameHeader, ...], tuple[str, ...]
     per_frame = elements.items("PerFrameFunctionalGroupsSequence")
     shared = next(iter(elements.items("SharedFunctionalGroupsSequence")), None)
     stated = elements.integer("NumberOfFrames")
+    if stated is not None and stated > MAX_FRAMES:
+        return (), (f"{stated} frames in one object, at most {MAX_FRAMES} are read: a time series",)
     if stated is None or stated < 1 or stated != len(per_frame):
         return (), (f"NumberOfFrames is {stated}, but {len(per_frame)} frames are described",)
     return tuple(_enhanced(k, item, shared, elements) for k, item in enumerate(per_frame, start=1)), ()
@@ -57,14 +61,29 @@ class Groups:
     def __init__(self, item: Elements | None, shared: Elements | None, top: Elements) -> None:
         self._levels = [level for level in (item, shared) if level is not None]
         self._top = top
+        self._found: list[Elements] | None = None
 
     def find(self, sequence: str, keyword: str) -> Elements | None:
-        """The item that holds the attribute; None where none does."""
+        """The item that holds the attribute; None where none does. sequence: its functional group, or empty.
+
+        After the group: what a converter of classic images could not assign, then the classic attributes that Philips
+        keeps beside each frame.
+        """
         for level in self._levels:
-            for group in level.items(sequence):
+            for group in level.items(sequence) if sequence else ():
                 if group.has(keyword):
                     return group
+        for other in self._others():
+            if other.has(keyword):
+                return other
         return self._top if self._top.has(keyword) else None
+
+    def _others(self) -> list[Elements]:
+        if self._found is None:
+            converted = [item for level in self._levels for name in _CONVERTED for item in level.items(name)]
+            private = self.philips()
+            self._found = converted + ([private] if private else [])
+        return self._found
 
     def text(self, sequence: str, keyword: str) -> str:
         """The attribute as text; empty when absent."""
@@ -138,16 +157,16 @@ def _enhanced(number: int, item: Elements, shared: Elements | None, top: Element
         position=_triple(groups.numbers("PlanePositionSequence", "ImagePositionPatient")),
         orientation=_six(groups.numbers("PlaneOrientationSequence", "ImageOrientationPatient")),
         pixel_spacing=_pair(groups.numbers("PixelMeasuresSequence", "PixelSpacing")),
-        image_type=image_type,
+        image_type=image_type + _more_words(image_type, private),
         component=_component(component, image_type, private),
-        echo_time=groups.number("MREchoSequence", "EffectiveEchoTime") or top.number("EchoTime"),
-        echo_number=private.integer("EchoNumbers") if private else None,
+        echo_time=groups.number("MREchoSequence", "EffectiveEchoTime") or groups.number("", "EchoTime"),
+        echo_number=groups.integer("", "EchoNumbers"),
         temporal_index=groups.integer("FrameContentSequence", "TemporalPositionIndex"),
         stack_id=groups.text("FrameContentSequence", "StackID"),
         b_value=groups.number("MRDiffusionSequence", "DiffusionBValue"),
         has_diffusion_direction=groups.text("MRDiffusionSequence", "DiffusionDirectionality")
         in ("DIRECTIONAL", "BMATRIX"),
-        inversion_time=groups.number("MRModifierSequence", "InversionTimes") or top.number("InversionTime"),
+        inversion_time=groups.number("MRModifierSequence", "InversionTimes") or groups.number("", "InversionTime"),
         is_negative=False,
     )
 
@@ -172,6 +191,12 @@ def _component(stated: str, image_type: tuple[str, ...], elements: Elements | No
         if ge is not None and int(ge) in _GE_COMPONENTS:
             return _GE_COMPONENTS[int(ge)]
     return stated
+
+
+def _more_words(image_type: tuple[str, ...], philips: Elements | None) -> tuple[str, ...]:
+    """What the classic ImageType says beyond the frame type (a Philips B0 map is typed T1 in the latter)."""
+    words = _upper(philips.texts("ImageType"))[2:] if philips else ()
+    return tuple(word for word in words if word not in image_type)
 
 
 def _b_value(elements: Elements) -> float | None:

@@ -24,6 +24,8 @@ POSITION_TOLERANCE = 0.02
 POSITION_ROUNDING_MM = Millimetre(0.09)
 """The same, at least, up to a tenth of the step: positions with one decimal are off by 0.05 mm in each coordinate."""
 SAME_PLACE_MM = Millimetre(0.01)
+ROUGHLY_WHOLE = 0.1
+"""Of the ratio of two gaps, before the step is fitted to the whole stack."""
 LATERAL_TOLERANCE_MM = Millimetre(0.2)
 """Offset of a slice centre across the normal; more is a sheared stack (as of a tilted CT gantry)."""
 
@@ -103,8 +105,7 @@ def even_stack(positions_lps: PointsLPS, normal: UnitLPS) -> Stack:
     steps = gaps[gaps > SAME_PLACE_MM]
     if not len(steps):
         return Stack(np.zeros(len(along), dtype=np.int64), 1, Millimetre(0.0), float(along.min()))
-    # The lower median is a gap that occurs: missing slices make some gaps longer, none shorter.
-    step = float(np.sort(steps)[(len(steps) - 1) // 2])
+    step = _step(steps)
     # Counted from neighbour to neighbour: a step that is rounded by 0.5 % would be a slice off after 200.
     slots = np.zeros(len(along), dtype=np.int64)
     slots[order] = np.concatenate([[0], np.cumsum(np.rint(gaps / step))])
@@ -117,6 +118,19 @@ def even_stack(positions_lps: PointsLPS, normal: UnitLPS) -> Stack:
         raise UnevenSpacing(float(steps[worst]), step)
     _check_straight(positions_lps, normal)
     return Stack(slots, int(slots.max()) + 1, Millimetre(step), first)
+
+
+def _step(gaps: NDArray[np.float64]) -> float:
+    """The gap that all others are multiples of: missing slices make some gaps longer, none shorter.
+
+    The lower median first: the least gap may be that of a slice which was moved.
+    """
+    ordered = np.sort(gaps)
+    median = float(ordered[(len(ordered) - 1) // 2])
+    for step in (median, float(ordered[0])):
+        if np.all(np.abs(gaps / step - np.rint(gaps / step)) < ROUGHLY_WHOLE):
+            return step
+    return median
 
 
 def _check_straight(positions_lps: PointsLPS, normal: UnitLPS) -> None:

@@ -40,7 +40,7 @@ def _names(*words: str) -> re.Pattern[str]:
 
 
 _LOCALIZER_NAMES = _names(
-    "loc", "locali[sz]er", "locs", "scout", "survey", "aahead", "smartbrain", "3[ -]?plane", "planscan", "pilot"
+    "loc", "locali[sz]er", "locs", "scout", "survey", "aahead", "smartbrain", "3[ -]?pl(?:ane)?", "planscan", "pilot"
 )
 _FIELD_MAP_NAMES = _names(
     "field[ _-]?map(?:ping)?",
@@ -52,6 +52,9 @@ _FIELD_MAP_NAMES = _names(
 )
 _ANGIO_NAMES = _names("tof", "mra", "angio", "angiography", "mrv", "venogra\\w*", "pca", "inhance", "trance")
 _PERFUSION_NAMES = _names("perf", "perfusion", "asl", "pcasl", "pasl", "dsc", "dce", "twist", "tricks")
+_CALIBRATION_NAMES = _names(
+    "asset", "calibration", "calib", "coil[ _-]?sens\\w*", "(?:sense[ _-]?)?ref(?:erence)?[ _-]?scan"
+)
 _MAP_NAMES = _names("swi", "qsm", "swan", "t2star", "t2\\*", "mp2rage_uni", "mt[ _-]?(?:on|off|sat)")
 
 
@@ -168,13 +171,16 @@ def _angiography(subject: Subject) -> str | None:
 
 
 def _field_map(subject: Subject) -> str | None:
-    typed = _any(subject.words, _FIELD_MAP)
-    if typed:
+    typed = _any(frozenset(word for one in subject.siblings for word in one.first.frame.image_type), _FIELD_MAP)
+    if typed and not subject.is_prepared:
         return typed
     if re.match(r"\*?(fm2d|fm3d|b0map|b0rf|b1map)", subject.acquisition.sequence_name.lower()):
         return f"sequence {subject.acquisition.sequence_name}"
     if subject.candidate.first.frame.component == "PHASE" and subject.is_gradient_echo:
         return "phase images of a gradient echo"
+    echoes = {one.first.frame.echo_time for one in subject.siblings}
+    if subject.is_gradient_echo and subject.acquisition.dimensions == "2D" and len(echoes) > 1:
+        return f"{len(echoes)} gradient echoes in 2D"
     is_two_fold = any(one.first.frame.is_negative for one in subject.siblings)
     if is_two_fold and not subject.acquisition.inversion_time:
         return "images with values below zero at the same positions"
@@ -232,6 +238,7 @@ KIND_RULES: tuple[KindRule, ...] = (
     KindRule("epi", "an EPI (BOLD) series", _epi),
     KindRule("mosaic", "a mosaic", _mosaic),
     KindRule("localizer", "a localizer", _localizer),
+    KindRule("calibration", "a calibration scan", lambda subject: _named(subject, _CALIBRATION_NAMES)),
     KindRule("angiography", "an angiography", _angiography),
     KindRule("field_map", "a field map", _field_map),
     KindRule("time_course", "a time course", _time_course),

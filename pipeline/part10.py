@@ -23,9 +23,12 @@ from pydicom.uid import (
 )
 
 from anomalyd.errors import Refused
+from anomalyd.pipeline.elements import Elements
 
 MAX_INFLATED = 1 << 30  # bytes; a 512 MB object of MR pixels deflates to a third at best
+MAX_FRAMES = 5000  # of one object; 170 slices in 8 echoes, magnitude and phase are 2720
 PREAMBLE = 128
+FUNCTIONAL_GROUPS = 0x5200
 _LONG_FORM = frozenset({b"OB", b"OW", b"SQ", b"UN", b"UT", b"OF", b"OD", b"OL", b"OV", b"UC", b"UR", b"SV", b"UV"})
 PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})  # Float, Double Float and plain Pixel Data
 _PARSE_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OverflowError, struct.error,
@@ -83,17 +86,23 @@ def open_part10(source: bytes | Path) -> Part10:
 def read_header(opened: Part10) -> tuple[Dataset, PixelElement | None]:
     """All elements before the pixels, unconverted, and what is known of the pixels; closes the stream.
 
-    Raises Refused when the elements cannot be walked.
+    Of an object with more than MAX_FRAMES frames the functional groups are left out: those of a time series of 8000
+    frames would take a gigabyte here. Raises Refused when the elements cannot be walked.
     """
     found: list[tuple[int, int]] = []
+    has_room = False
 
-    def is_pixels(tag: BaseTag, _: str | None, length: int) -> bool:
+    def stop(tag: BaseTag, _: str | None, length: int) -> bool:
         if tag in PIXEL_TAGS:
             found.append((int(tag), length))
-        return tag in PIXEL_TAGS
+        return tag in PIXEL_TAGS or (tag >> 16 == FUNCTIONAL_GROUPS and not has_room)
 
     try:
-        dataset = read(opened, is_pixels)
+        dataset = read(opened, stop)
+        if not found:  # at the functional groups, or at the end
+            has_room = (Elements(dataset).integer("NumberOfFrames") or 1) <= MAX_FRAMES
+            if has_room:
+                dataset.update(read(opened, stop))
         if not found:
             return dataset, None
         start = opened.dataset.tell()

@@ -28,7 +28,6 @@ from anomalyd.pipeline.vendor import ExpectedCount
 
 ENHANCED_CLASSES = frozenset({str(EnhancedMRImageStorage), str(LegacyConvertedEnhancedMRImageStorage)})
 MR_IMAGE_CLASSES = ENHANCED_CLASSES | {str(MRImageStorage)}
-MAX_FRAMES = 100_000
 MAX_SIDE = 4096  # pixels
 PIXEL_DATA = 0x7FE00010
 _UNDEFINED_LENGTH = 0xFFFFFFFF
@@ -181,9 +180,8 @@ def _faults(elements: Elements, pixels: PixelFormat, element: PixelElement | Non
     truncated = elements.first_truncated()
     if truncated:
         return (f"truncated in attribute {truncated}",)
-    if not (0 < pixels.rows <= MAX_SIDE and 0 < pixels.columns <= MAX_SIDE and frames <= MAX_FRAMES):
-        size = f"{pixels.rows} x {pixels.columns} pixels and {frames} frames"
-        return (f"image of {size}: 1 to {MAX_SIDE} pixels and at most {MAX_FRAMES} frames are read",)
+    if not (0 < pixels.rows <= MAX_SIDE and 0 < pixels.columns <= MAX_SIDE):
+        return (f"image of {pixels.rows} x {pixels.columns} pixels: 1 to {MAX_SIDE} are read",)
     if element is None or element.tag != PIXEL_DATA:
         return ("no pixel data of whole numbers",)
     present = min(element.stated_length, element.present_bytes)

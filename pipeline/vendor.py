@@ -13,36 +13,38 @@ _SIEMENS_PROTOCOLS = (  # CSA series header; MR Phoenix protocol of syngo XA
     (0x0029, "SIEMENS CSA HEADER", 0x20),
     (0x0021, "SIEMENS MR SDS 01", 0x19),
 )
+_PHILIPS = "Philips Imaging DD 001"
 _ASCCONV = re.compile(rb"### ASCCONV BEGIN.*?### ASCCONV END", re.DOTALL)
 _ASSIGNMENT = re.compile(rb"^\s*([A-Za-z][\w.\[\]]*)\s*=\s*(-?\d+)\s*$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class ExpectedCount:
-    """count: whole number > 0. unit: what is counted: all images of the series, or slice positions of one volume."""
+    """count: whole number > 0. unit: what is counted: all images of the series, or slice positions of one volume.
+
+    is_exact: whether fewer than that means that some are missing; else the count can only confirm.
+    """
 
     source: str
     count: int
     unit: Literal["images", "slices"]
+    is_exact: bool = True
 
 
 def expected_counts(elements: Elements) -> tuple[ExpectedCount, ...]:
     """Every count that the object states, the most trustworthy first."""
-    found: list[tuple[str, float | None, Literal["images", "slices"]]] = [
-        ("ImagesInAcquisition", elements.number("ImagesInAcquisition"), "images"),
-        ("NumberOfSlices", elements.number("NumberOfSlices"), "slices"),
-        ("GE images in series (0025,1007)", elements.private_number(0x0025, "GEMS_SERS_01", 0x07), "images"),
-        ("GE locations in acquisition (0021,104F)", elements.private_number(0x0021, "GEMS_RELA_01", 0x4F), "slices"),
-        (
-            "Philips number of slices (2001,1018)",
-            elements.private_number(0x2001, "Philips Imaging DD 001", 0x18),
-            "slices",
-        ),
-        ("Siemens protocol", _siemens_slices(elements), "slices"),
+    found: list[tuple[str, float | None, Literal["images", "slices"], bool]] = [
+        ("ImagesInAcquisition", elements.number("ImagesInAcquisition"), "images", True),
+        ("NumberOfSlices", elements.number("NumberOfSlices"), "slices", True),
+        ("Philips number of slices (2001,1018)", elements.private_number(0x2001, _PHILIPS, 0x18), "slices", True),
+        ("Siemens protocol", _siemens_slices(elements), "slices", True),
+        # GE counts locations before it discards the outer ones of a slab, and images before all are written.
+        ("GE images in series (0025,1007)", elements.private_number(0x0025, "GEMS_SERS_01", 0x07), "images", False),
+        ("GE locations (0021,104F)", elements.private_number(0x0021, "GEMS_RELA_01", 0x4F), "slices", False),
     ]
     return tuple(
-        ExpectedCount(source, int(count), unit)
-        for source, count, unit in found
+        ExpectedCount(source, int(count), unit, is_exact)
+        for source, count, unit, is_exact in found
         if count is not None and count >= 1 and count == int(count)
     )
 

@@ -226,6 +226,12 @@ def test_a_wrong_number_of_frames_is_a_fault(enhanced: bytes) -> None:
     assert header.faults[0] == "NumberOfFrames is 4, but 3 frames are described"
 
 
+def test_the_groups_of_a_time_series_are_not_even_read(enhanced: bytes) -> None:
+    header = parse_instance(changed(enhanced, lambda ds: setattr(ds, "NumberOfFrames", 8000)))
+    assert header.faults[0] == "8000 frames in one object, at most 5000 are read: a time series"
+    assert header.frames == ()
+
+
 def test_no_patient_text_stays_in_a_header(tmp_path: Path) -> None:
     writer = dataclasses.replace(SMALL, attributes=PATIENT_MARKERS)
     text = repr(parse_instance(writer.write(tmp_path).files[0]))
