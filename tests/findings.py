@@ -122,8 +122,11 @@ def difference_context(writer: PhantomWriter, folder: Path, lesion_at: PointLPS,
 
 def distances(grid: Grid, centre: PointLPS) -> FloatMap:
     """mm from a point, at each voxel."""
-    points = grid.to_lps(np.moveaxis(np.indices(grid.shape), 0, -1))
-    return np.asarray(np.linalg.norm(points - np.array(centre), axis=-1), dtype=np.float32)
+    away = np.empty(grid.shape, dtype=np.float32)
+    in_plane = np.moveaxis(np.indices((1, *grid.shape[1:])), 0, -1)
+    for k in range(grid.shape[0]):
+        away[k] = np.linalg.norm(grid.to_lps(in_plane + np.array((k, 0, 0)))[0] - np.array(centre), axis=-1)
+    return away
 
 
 def _lesion(number: int, inside: BoolMap, scores: FloatMap, grid: Grid, sign: Sign) -> Lesion:
