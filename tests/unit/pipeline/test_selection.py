@@ -13,6 +13,7 @@ from anomalyd.pipeline.finding import Contrast
 from anomalyd.pipeline.selection import Eligibility, choose, explain, instance_set
 from anomalyd.pipeline.series import PixelFormat, SeriesHeader
 from anomalyd.pipeline.settings import AttributeRule, PipelineSettings
+from anomalyd.pipeline.vendor import ExpectedCount
 from anomalyd.pipeline.volume import SliceSource
 from mr_headers import AXIAL, CORONAL, SAGITTAL, instance, series_of, slices, stating
 
@@ -86,6 +87,8 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
     ("field_map", {**GRE, "is_negative": True}),
     ("field_map", {**GRE, "component": "PHASE", "image_type": ("ORIGINAL", "PRIMARY", "P", "ND")}),
     ("field_map", {**GRE, "series_description": "gre_field_mapping"}),
+    ("field_map", {**GRE, "image_type": ("ORIGINAL", "PRIMARY", "T1", "M", "B0", "FFE")}),
+    ("calibration", {**GRE, "series_description": "ASSET calibration"}),
     ("projection", {"image_type": ("DERIVED", "SECONDARY", "PROJECTION IMAGE", "MIP")}),
     ("magnetisation_transfer", {**GRE, "sequence_variant": frozenset({"SP", "MTC"})}),
     ("fat_image", {**GRE, "image_type": ("DERIVED", "PRIMARY", "DIXON", "FAT")}),
@@ -96,6 +99,7 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
     ("body_part", {"body_part": "LSPINE"}),
     ("body_part", {"body_part": "", "coil": "Shoulder 16"}),
     ("body_part", {"body_part": "", "series_description": "T1 knee sag"}),
+    ("body_part", {"body_part": "", "patient_position": "FFS"}),
     ("nucleus", {"nucleus": "23NA"}),
     ("frame_of_reference", {"frame_of_reference": ""}),
     ("photometric", {"pixels": PixelFormat(240, 240, 3, "RGB", 8, 8, is_signed=False)}),
@@ -207,6 +211,16 @@ def test_slices_missing_at_an_end_are_known_from_the_count() -> None:
     assert criterion(series_of(slices(20, expected=stating(24)))) == "missing_slices"
 
 
+def test_a_count_of_images_in_several_series_denies_nothing() -> None:
+    assert criterion(series_of(slices(24, expected=stating(48, "images")))) is None
+    assert criterion(series_of(slices(24, expected=stating(30, "images")))) == "missing_slices"
+
+
+def test_a_count_that_can_only_confirm_denies_nothing() -> None:
+    vague = (ExpectedCount("GE locations", 40, "slices", is_exact=False),)
+    assert criterion(series_of(slices(24, expected=vague))) is None
+
+
 def test_unreadable_images_are_missing_slices() -> None:
     images = slices(24)
     images[7] = dataclasses.replace(images[7], faults=("truncated pixel data",))
@@ -265,6 +279,22 @@ def test_multi_echo_gradient_echoes_with_late_echoes_are_no_t1w_series() -> None
         for n, te in enumerate((4.0, 12.0, 20.0), start=1)
     ]
     assert criterion(series_of(*echoes)) == "susceptibility"
+
+
+def test_two_gradient_echoes_in_2d_are_a_field_map_whatever_it_is_called() -> None:
+    echoes = [
+        slices(
+            24, start=100 * n, **{**GRE, "echo_time": te, "dimensions": "2D"}, echo_number=n, series_description="T1"
+        )
+        for n, te in enumerate((4.92, 7.38), start=1)
+    ]
+    assert criterion(series_of(*echoes)) == "field_map"
+
+
+def test_a_b0_map_beside_its_magnitude_makes_both_a_field_map() -> None:
+    magnitude = slices(24, **GRE, series_description="T1")
+    b0 = slices(24, start=101, **GRE, image_type=("ORIGINAL", "PRIMARY", "B0", "B0", "FFE"), component="")
+    assert criterion(series_of(magnitude, b0)) == "field_map"
 
 
 def test_a_time_course_is_refused_and_a_few_repeats_are_not() -> None:

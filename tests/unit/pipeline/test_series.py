@@ -19,6 +19,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
+    LegacyConvertedEnhancedMRImageStorage,
     RLELossless,
 )
 
@@ -219,6 +220,53 @@ def test_what_makes_an_image_unusable_is_said_in_words(
     change: Callable[[Dataset], Any], fault: str, classic: bytes
 ) -> None:
     assert fault in parse_instance(changed(classic, change)).faults[0]
+
+
+def test_what_a_converter_could_not_assign_is_found(classic: bytes, enhanced: bytes) -> None:
+    def converted(ds: Dataset) -> None:
+        ds.SOPClassUID = LegacyConvertedEnhancedMRImageStorage
+        shared = ds.SharedFunctionalGroupsSequence[0]
+        del shared.MRTimingAndRelatedParametersSequence, shared.MREchoSequence, shared.MRModifierSequence
+        left = Dataset()
+        left.ScanningSequence, left.RepetitionTime, left.EchoTime, left.InversionTime = (
+            ["GR", "IR"],
+            "2300",
+            "2.98",
+            "900",
+        )
+        shared.UnassignedSharedConvertedAttributesSequence = [left]
+
+    header, plain = parse_instance(changed(enhanced, converted)), parse_instance(classic)
+    assert header.is_enhanced
+    for name in ("repetition_time", "echo_time", "inversion_time", "scanning_sequence"):
+        assert getattr(header.acquisition, name) == getattr(plain.acquisition, name)
+
+
+def test_philips_keeps_classic_words_beside_each_frame(enhanced: bytes) -> None:
+    def philips(ds: Dataset) -> None:
+        for frame in ds.PerFrameFunctionalGroupsSequence:
+            item = Dataset()
+            item.ImageType, item.ScanningSequence, item.EchoNumbers = (
+                ["ORIGINAL", "PRIMARY", "B0", "B0", "FFE"],
+                "GR",
+                2,
+            )
+            frame.private_block(0x2005, "Philips MR Imaging DD 005", create=True).add_new(0x0F, "SQ", [item])
+
+    header = parse_instance(changed(enhanced, philips))
+    assert {"B0", "FFE"} <= set(header.frames[0].image_type)
+    assert header.frames[0].echo_number == 2
+    assert header.acquisition.scanning_sequence == {"GR"}
+
+
+def test_a_philips_prepulse_gives_the_inversion_time(classic: bytes) -> None:
+    def philips(ds: Dataset) -> None:
+        del ds.InversionTime
+        block = ds.private_block(0x2001, "Philips Imaging DD 001", create=True)
+        block.add_new(0x1B, "FL", 850.0)
+        block.add_new(0x1C, "CS", "INV")
+
+    assert parse_instance(changed(classic, philips)).acquisition.inversion_time == 850.0
 
 
 def test_a_wrong_number_of_frames_is_a_fault(enhanced: bytes) -> None:
