@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
+import typer.main
 
 from anomalyd import __version__
 from anomalyd.daemon import cli
@@ -83,6 +84,23 @@ def failing(error: Exception) -> typer.Typer:
         raise error
 
     return app
+
+
+ASKED_FOR = {
+    "serve", "gateway", "dispatcher", "worker", "analyse", "send", "watch", "status", "jobs", "retry", "cancel",
+    "export", "purge", "verify", "audit", "explain", "check", "train", "calibrate", "evaluate",
+}  # fmt: skip
+
+
+def test_every_command_is_there_and_takes_a_configuration() -> None:
+    commands = dict(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]  # a group
+    assert set(commands) >= ASKED_FOR
+    commands |= {f"audit {name}": command for name, command in commands["audit"].commands.items()}
+    assert "audit verify" in commands
+    without = [
+        name for name, command in commands.items() if "--config" not in {o for p in command.params for o in p.opts}
+    ]
+    assert without == []
 
 
 def test_the_command_line_itself_loads_nothing_heavy() -> None:
