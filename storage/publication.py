@@ -82,7 +82,14 @@ def summary(
         **({"warnings": len(warnings)} if warnings else {}),
         **({"reason": job.reason} if job.reason else {}),
         **{name: report[name] for name in _REPORTED if report.get(name) is not None},
+        **_maker(report),
     }
+
+
+def _maker(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The line that stands in every result object too: program, version, bundle, digest."""
+    line = report.get("provenance", {}).get("version_line")
+    return {"version_line": line} if line else {}
 
 
 def _result_row(connection: Connection, job: Job, result: NewResult, now: datetime) -> int:
