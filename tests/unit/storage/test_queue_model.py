@@ -81,7 +81,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     # Images and the dispatcher
 
-    @rule(seconds=st.sampled_from([1.0, 61.0, 61.0, 7200.0]))
+    @rule(seconds=st.sampled_from([59.0, 61.0, 7200.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
         self.stepped.clock.step(seconds)
@@ -263,4 +263,4 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 TestQueue = QueueMachine.TestCase
-TestQueue.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestQueue.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
