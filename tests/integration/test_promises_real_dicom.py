@@ -21,9 +21,9 @@ from anomalyd.storage.series import SeriesRow, series_named
 from anomalyd.storage.tables import JobState, SeriesState
 from running import ReceivingPacs, RunningDaemon
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # three analyses, on a machine that may be busy
 
-LIMIT_S = 280.0
+LIMIT_S = 800.0
 # What the index says in words -> the criterion that the audit row must name.
 CRITERIA = {
     "derived map": "derived_map",

@@ -27,7 +27,7 @@ from ports import free_port
 from running import ReceivingPacs, RunningDaemon
 from waiting import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 MORE_MARKERS = {
     "IssuerOfPatientID": "ZZMARKERISSUER",
@@ -44,7 +44,7 @@ MORE_MARKERS = {
 }
 MARKERS = {**PATIENT_MARKERS, **MORE_MARKERS}
 FORBIDDEN = tuple(dict.fromkeys(["zzmarker", *(value.lower() for value in MARKERS.values())]))
-LIMIT_S = 240.0
+LIMIT_S = 400.0
 
 
 @dataclass(frozen=True, slots=True)
