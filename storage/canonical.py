@@ -4,6 +4,8 @@ import json
 import math
 from typing import Any
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)
+
 
 def canonical_json(value: Any) -> str:
     """ASCII, sorted keys, no blanks. What JSON does not know (NaN, infinity, paths, enums) becomes text.
@@ -11,9 +13,9 @@ def canonical_json(value: Any) -> str:
     A broken header must not stop the row that tells of it.
     """
     try:
-        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)
+        return _ENCODER.encode(value)
     except ValueError:
-        return json.dumps(_finite(value), sort_keys=True, separators=(",", ":"), default=str)
+        return _ENCODER.encode(_finite(value))
 
 
 def _finite(value: Any) -> Any:

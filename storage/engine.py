@@ -27,6 +27,7 @@ from anomalyd.storage.settings import StorageSettings
 
 IndexSync = Literal["full", "normal"]
 BUSY_TIMEOUT_MS = 5000  # GATEWAY 7
+_SYNCHRONOUS = "anomalyd_synchronous"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +173,10 @@ def _engine(url: str, index_sync: IndexSync) -> Engine:
         if not options.get(schema.WRITES):
             connection.exec_driver_sql("BEGIN")
             return
-        if index_sync != "full":  # synchronous cannot change inside a transaction
-            connection.exec_driver_sql(f"PRAGMA synchronous={'full' if options.get(schema.DURABLE) else index_sync}")
+        level = "full" if options.get(schema.DURABLE) else index_sync
+        if connection.info.get(_SYNCHRONOUS, index_sync) != level:  # it cannot change inside a transaction
+            connection.exec_driver_sql(f"PRAGMA synchronous={level}")
+            connection.info[_SYNCHRONOUS] = level
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
