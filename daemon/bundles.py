@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from anomalyd.errors import ConfigError
-from anomalyd.pipeline.bundle import bundle_identity, shipped_bundles
+from anomalyd.pipeline.bundle_files import bundle_identity, shipped_bundles
 from anomalyd.pipeline.finding import Contrast, Model
 from anomalyd.pipeline.settings import PipelineSettings
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from anomalyd.daemon.bundles import bundle_paths
 from anomalyd.daemon.settings import DaemonSettings, Settings
 from anomalyd.errors import AnomalydError
-from anomalyd.pipeline.bundle import bundle_identity
+from anomalyd.pipeline.bundle_files import bundle_identity
 from anomalyd.pipeline.finding import Contrast
 from anomalyd.storage.engine import open_store
 from anomalyd.storage.settings import StorageSettings

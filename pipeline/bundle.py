@@ -1,164 +1,55 @@
 """A bundle: the directory that holds everything a detector needs, and the digest that names it in every result.
 
-bundle.yaml, model.safetensors, template.nii.gz, brain-mask.nii.gz, calibration.json, MODEL_CARD.md, normative.nii.gz
-where used, and SHA256SUMS over all of them (as `sha256sum` writes it); the bundle's digest is the SHA-256
-of SHA256SUMS.
-This module loads neither torch nor SimpleITK before a volume is asked for: the dispatcher reads identities with it.
+Its files and their proof are in bundle_files.py (light: the dispatcher reads identities with it); here are its volumes.
 """
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from anomalyd.errors import Broken, ConfigError
-from anomalyd.ids import Digest
-from anomalyd.pipeline.finding import Contrast, Model
+from anomalyd.errors import Broken
+from anomalyd.pipeline.bundle_files import (
+    BRAIN_MASK,
+    CALIBRATION,
+    DESCRIPTION,
+    MODEL_CARD,
+    NORMATIVE,
+    REQUIRED,
+    SUMS,
+    TEMPLATE,
+    WEIGHTS,
+    BoxSettings,
+    BundleDescription,
+    Calibration,
+    GateSettings,
+    HistogramSettings,
+    NetworkSettings,
+    OperatingPoint,
+    ReconstructionSettings,
+    ScoreSettings,
+    SourceFacts,
+    TrainingFacts,
+    VoxelRate,
+    bundle_identity,
+    checked_digest,
+    read_description,
+    seal,
+    shipped_bundles,
+)
+from anomalyd.pipeline.finding import Model
 from anomalyd.pipeline.volume import BoolMap, FloatMap, Grid, Volume
 
-DESCRIPTION = "bundle.yaml"
-WEIGHTS = "model.safetensors"
-TEMPLATE = "template.nii.gz"
-BRAIN_MASK = "brain-mask.nii.gz"
-CALIBRATION = "calibration.json"
-NORMATIVE = "normative.nii.gz"
-MODEL_CARD = "MODEL_CARD.md"
-SUMS = "SHA256SUMS"
-REQUIRED = (DESCRIPTION, WEIGHTS, TEMPLATE, BRAIN_MASK, CALIBRATION, MODEL_CARD)
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class BoxSettings(_Part):
-    """The analysed box in template space, on patient axes (LPS)."""
-
-    shape: tuple[int, int, int]
-    """Slices (to the head), rows (to the back), columns (to the patient's left)."""
-    spacing_mm: float
-    first_lps_mm: tuple[float, float, float]
-
-    @property
-    def grid(self) -> Grid:
-        """The box as a grid."""
-        matrix = np.zeros((4, 4))
-        matrix[2, 0] = matrix[1, 1] = matrix[0, 2] = self.spacing_mm
-        matrix[:3, 3] = self.first_lps_mm
-        matrix[3, 3] = 1.0
-        return Grid(self.shape, matrix)
-
-
-class NetworkSettings(_Part):
-    """diffusers UNet2DModel between pixel_unshuffle and pixel_shuffle; it predicts the clean slice."""
-
-    unshuffle: int = 2
-    widths: tuple[int, ...] = (32, 64, 128)
-    layers_per_block: int = 1
-    norm_groups: int = 8
-
-
-class ReconstructionSettings(_Part):
-    """Noise levels (index 0..999 of the squaredcos_cap_v2 schedule), each with its own fields; all are averaged."""
-
-    timesteps: tuple[Annotated[int, Field(ge=0, le=999)], ...] = (499,)
-    fields_per_timestep: Annotated[int, Field(ge=1)] = 4
-
-
-class ScoreSettings(_Part):
-    """paper: SSIM-ens, eroded, median (METHOD section 3). normative: z-scores against healthy scans, weighted sum."""
-
-    mode: Literal["paper", "normative"] = "paper"
-    weights: dict[str, float] = Field(default_factory=dict)
-    """Weight of each normative component; keys are the components of normative.nii.gz, in its order."""
-    smooth_voxels: float = 1.0
-    erode_voxels: int = 1
-
-
-class HistogramSettings(_Part):
-    """Where the percentiles of a brain's intensities are laid."""
-
-    percentiles: tuple[float, ...]
-    standard: tuple[float, ...]
-
-
-class GateSettings(_Part):
-    """Outside of these a scan is withheld."""
-
-    brain_ml: tuple[float, float] = (750.0, 2300.0)
-    similarity: float = 0.70
-    coverage: float = 0.80
-    scale: tuple[float, float] = (0.5, 1.9)
-
-
-class SourceFacts(_Part):
-    """Where training scans came from."""
-
-    source: str
-    licence: str
-    subjects: tuple[str, ...]
-
-
-class TrainingFacts(_Part):
-    """How the weights were made."""
-
-    seed: int
-    steps: int
-    recipe: dict[str, object]
-    held_out_subjects: tuple[str, ...]
-    age_range: tuple[float, float] | None
-    sources: tuple[SourceFacts, ...]
-
-
-class BundleDescription(_Part):
-    """bundle.yaml."""
-
-    format: Literal[1] = 1
-    id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
-    contrast: Contrast
-    box: BoxSettings
-    network: NetworkSettings
-    reconstruction: ReconstructionSettings
-    score: ScoreSettings
-    histogram: HistogramSettings
-    gates: GateSettings
-    training: TrainingFacts
-
-
-class OperatingPoint(_Part):
-    """A threshold, what was counted with it on healthy scans, and so what it stands for."""
-
-    threshold: float
-    findings_per_scan: float
-    """Mean number of components in a healthy scan."""
-
-
-class VoxelRate(_Part):
-    """A threshold that this share of healthy brain voxels reaches."""
-
-    rate: float
-    threshold: float
-
-
-class Calibration(_Part):
-    """calibration.json: thresholds and scan scores from healthy scans, counted with the very same analysis.
-
-    operating_points: falling threshold; scan_scores: rising.
-    """
-
-    scans: int
-    subjects: tuple[str, ...]
-    note: str
-    operating_points: tuple[OperatingPoint, ...]
-    voxel_rates: tuple[VoxelRate, ...]
-    scan_scores: tuple[float, ...]
+__all__ = [
+    "BRAIN_MASK", "CALIBRATION", "DESCRIPTION", "MODEL_CARD", "NORMATIVE", "REQUIRED", "SUMS", "TEMPLATE",
+    "WEIGHTS", "BoxSettings", "Bundle", "BundleDescription", "Calibration", "GateSettings", "HistogramSettings",
+    "NetworkSettings", "Normative", "OperatingPoint", "ReconstructionSettings", "ScoreSettings", "SourceFacts",
+    "Template", "TrainingFacts", "VoxelRate", "bundle_identity", "checked_digest", "load_bundle",
+    "read_description", "read_normative", "seal", "shipped_bundles", "write_normative",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -228,77 +119,6 @@ def load_bundle(path: Path) -> Bundle:
     except ValidationError as exc:
         raise Broken(f"{path / CALIBRATION} cannot be used: {exc}") from exc
     return Bundle(path, Model(description.id, digest, description.contrast), description, calibration)
-
-
-def bundle_identity(path: Path) -> Model:
-    """Id, digest and contrast of a bundle, every file checked; light (no torch). Raises as load_bundle."""
-    digest = checked_digest(path)
-    description = read_description(path)
-    return Model(description.id, digest, description.contrast)
-
-
-def shipped_bundles() -> tuple[Path, ...]:
-    """The bundles that come with the package."""
-    root = Path(str(resources.files("anomalyd.pipeline"))) / "bundles"
-    return tuple(sorted(path.parent for path in root.glob(f"*/{DESCRIPTION}")))
-
-
-def read_description(path: Path) -> BundleDescription:
-    """bundle.yaml; raises ConfigError where it is absent or does not hold what it must."""
-    try:
-        text = (path / DESCRIPTION).read_text(encoding="utf-8")
-    except OSError as exc:
-        raise ConfigError(f"{path} is no bundle: {DESCRIPTION} cannot be read ({exc.strerror})") from exc
-    try:
-        return BundleDescription.model_validate(yaml.safe_load(text))
-    except (ValidationError, yaml.YAMLError) as exc:
-        raise ConfigError(f"{path / DESCRIPTION} cannot be used: {exc}") from exc
-
-
-def checked_digest(path: Path) -> Digest:
-    """Digest of a bundle whose files are what SHA256SUMS says; raises ConfigError, or Broken with both hashes."""
-    try:
-        sums = (path / SUMS).read_bytes()
-    except OSError as exc:
-        raise ConfigError(f"{path} is no bundle: {SUMS} cannot be read ({exc.strerror})") from exc
-    recorded = dict(_parsed(path, sums))
-    present = {entry.name for entry in path.iterdir() if entry.is_file() and entry.name != SUMS}
-    absent = sorted((set(recorded) | set(REQUIRED)) - present)
-    if absent:
-        raise Broken(f"bundle {path.name}: {', '.join(absent)} missing; install the bundle again")
-    unknown = sorted(present - set(recorded))
-    if unknown:
-        raise Broken(f"bundle {path.name}: {', '.join(unknown)} not recorded in {SUMS}; install the bundle again")
-    for name, expected in recorded.items():
-        found = hashlib.sha256((path / name).read_bytes()).hexdigest()
-        if found != expected:
-            raise Broken(
-                f"bundle {path.name}: {name} has SHA-256 {found}, {SUMS} says {expected}; install the bundle again"
-            )
-    return Digest(hashlib.sha256(sums).hexdigest())
-
-
-def seal(path: Path) -> Digest:
-    """Writes SHA256SUMS over the files that are there now; the new digest."""
-    names = sorted(entry.name for entry in path.iterdir() if entry.is_file() and entry.name != SUMS)
-    lines = [f"{hashlib.sha256((path / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
-    fresh = path / (SUMS + ".new")
-    fresh.write_text("".join(lines), encoding="ascii")
-    fresh.replace(path / SUMS)
-    return checked_digest(path)
-
-
-def _parsed(path: Path, sums: bytes) -> list[tuple[str, str]]:
-    """(name, hash) of each line of SHA256SUMS; a name with a folder in it is refused."""
-    pairs = []
-    for line in sums.decode("ascii", errors="replace").splitlines():
-        expected, _, name = line.partition("  ")
-        if not name or "/" in name or len(expected) != hashlib.sha256().digest_size * 2:
-            raise Broken(
-                f"bundle {path.name}: {SUMS} has the line {line!r}, 64 hex digits and a file name are expected"
-            )
-        pairs.append((name, expected))
-    return pairs
 
 
 def read_normative(path: Path, names: tuple[str, ...]) -> Normative:
