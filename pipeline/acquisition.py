@@ -10,6 +10,10 @@ _HUMAN = re.compile(r"homo|human", re.IGNORECASE)
 _OBJECT = re.compile(
     r"phantom|fantom|pineapple|watermelon|pumpkin|(?<![a-z])(?:fruit|kiwi|melon)(?![a-z])", re.IGNORECASE
 )
+_DESCRIPTIONS = (
+    "StudyDescription", "SeriesDescription", "ProtocolName", "PerformedProcedureStepDescription",
+    "RequestedProcedureDescription",
+)  # fmt: skip
 _PHANTOM = re.compile(r"phantom|fantom", re.IGNORECASE)
 
 
@@ -167,7 +171,7 @@ def _no_person(elements: Elements) -> str:
     # The name is looked at and forgotten here: no patient text leaves this function.
     if any(_PHANTOM.search(elements.text(keyword)) for keyword in ("PatientName", "PatientID")):
         return "registered as a phantom"
-    for keyword in ("StudyDescription", "SeriesDescription", "ProtocolName"):
+    for keyword in _DESCRIPTIONS:
         found = _OBJECT.search(elements.text(keyword))
         if found:
             return f"{keyword} says {found.group(0)}"

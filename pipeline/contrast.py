@@ -28,6 +28,7 @@ VARIABLE_FLIP_TE_MS = (
 )
 GRE_SHORT_TR_MS = 200.0
 GRE_ONLY_TR_MS = 60.0  # no spin echo repeats that fast
+SMALL_FLIP_DEG = 30.0
 INVERTED_TR_MS, INVERTED_TE_MS = 5000.0, 80.0  # an inversion with unknown TI beyond both is FLAIR, never STIR
 BSSFP_FLIP_DEG, BSSFP_TR_MS = 30.0, 12.0
 
@@ -81,16 +82,21 @@ def weighting_of(acquisition: Acquisition, echo_time: float | None, inversion_ti
 def family_of(acquisition: Acquisition) -> str:
     """spin echo, gradient echo, prepared gradient echo, unknown: from code strings, else from what TE and TR leave."""
     words, pulse = acquisition.scanning_sequence, acquisition.echo_pulse_sequence
+    te, tr, flip = acquisition.echo_time, acquisition.repetition_time, acquisition.flip_angle
     is_inverted = _is_inverted(acquisition) or "MP" in acquisition.sequence_variant
+    gradient = "prepared gradient echo" if is_inverted else "gradient echo"
     if "GR" in words or (pulse == "GRADIENT" and "SE" not in words):
-        return "prepared gradient echo" if is_inverted else "gradient echo"
-    if words & {"SE", "IR"} or pulse in ("SPIN", "BOTH"):
+        return gradient
+    if "SE" in words or pulse in ("SPIN", "BOTH"):
         return "spin echo"
-    te, tr = acquisition.echo_time, acquisition.repetition_time
+    if "IR" in words:  # alone, or beside RM, as GE writes it for MPRAGE: a small angle is a gradient echo's
+        is_small = flip is not None and flip < SMALL_FLIP_DEG and (te or 0.0) < GRE_T2STAR_TE_MS
+        return gradient if is_small else "spin echo"
     if te is not None and te >= LONG_TE_MS:
         return "spin echo"  # no gradient echo of a head is read that late
-    if te is not None and tr is not None and te < GRE_T2STAR_TE_MS and tr < GRE_ONLY_TR_MS:
-        return "prepared gradient echo" if is_inverted else "gradient echo"
+    is_plain = "RM" not in words  # research mode may be anything; B0 maps among them
+    if is_plain and te is not None and tr is not None and te < GRE_T2STAR_TE_MS and tr < GRE_ONLY_TR_MS:
+        return gradient
     return "unknown"
 
 

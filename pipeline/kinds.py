@@ -45,13 +45,13 @@ _LOCALIZER_NAMES = _names(
 _FIELD_MAP_NAMES = _names(
     "field[ _-]?map(?:ping)?",
     "fieldmaps?",
-    "b0[ _-]?map(?:ping)?",
-    "b1[ _-]?map(?:ping)?",
+    "b0(?:[ _-]?map(?:ping)?)?",
+    "b1(?:[ _-]?map(?:ping)?)?",
     "fmap",
     "gre_field_mapping",
 )
 _ANGIO_NAMES = _names("tof", "mra", "angio", "angiography", "mrv", "venogra\\w*", "pca", "inhance", "trance")
-_PERFUSION_NAMES = _names("perf", "perfusion", "asl", "pcasl", "pasl", "dsc", "dce", "twist", "tricks")
+_PERFUSION_NAMES = _names("perf", "perfusion", "(?:3d)?p?c?asl", "dsc", "dce", "twist", "tricks")
 _CALIBRATION_NAMES = _names(
     "asset", "calibration", "calib", "coil[ _-]?sens\\w*", "(?:sense[ _-]?)?ref(?:erence)?[ _-]?scan"
 )
@@ -171,7 +171,8 @@ def _angiography(subject: Subject) -> str | None:
 
 
 def _field_map(subject: Subject) -> str | None:
-    typed = _any(frozenset(word for one in subject.siblings for word in one.first.frame.image_type), _FIELD_MAP)
+    beside = frozenset(word for one in subject.siblings for word in one.first.frame.image_type)
+    typed = _any(subject.words, _FIELD_MAP) or _any(beside, _FIELD_MAP - {"PHASE MAP"})
     if typed and not subject.is_prepared:
         return typed
     if re.match(r"\*?(fm2d|fm3d|b0map|b0rf|b1map)", subject.acquisition.sequence_name.lower()):
@@ -179,8 +180,9 @@ def _field_map(subject: Subject) -> str | None:
     if subject.candidate.first.frame.component == "PHASE" and subject.is_gradient_echo:
         return "phase images of a gradient echo"
     echoes = {one.first.frame.echo_time for one in subject.siblings}
-    if subject.is_gradient_echo and subject.acquisition.dimensions == "2D" and len(echoes) > 1:
-        return f"{len(echoes)} gradient echoes in 2D"
+    has_phase = any(one.first.frame.component == "PHASE" for one in subject.siblings)
+    if subject.is_gradient_echo and len(echoes) > 1 and (subject.acquisition.dimensions == "2D" or has_phase):
+        return f"{len(echoes)} gradient echoes" + (" with their phase" if has_phase else " in 2D")
     is_two_fold = any(one.first.frame.is_negative for one in subject.siblings)
     if is_two_fold and not subject.acquisition.inversion_time:
         return "images with values below zero at the same positions"

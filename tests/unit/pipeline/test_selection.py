@@ -87,6 +87,8 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
     ("field_map", {**GRE, "is_negative": True}),
     ("field_map", {**GRE, "component": "PHASE", "image_type": ("ORIGINAL", "PRIMARY", "P", "ND")}),
     ("field_map", {**GRE, "series_description": "gre_field_mapping"}),
+    ("field_map", {**GRE, "series_description": "B0 NS", "acquisition_contrast": "T1"}),
+    ("perfusion", {**TSE, "echo_time": 9.0, "series_description": "WIP SOURCE - 3DpCASL"}),
     ("field_map", {**GRE, "image_type": ("ORIGINAL", "PRIMARY", "T1", "M", "B0", "FFE")}),
     ("calibration", {**GRE, "series_description": "ASSET calibration"}),
     ("projection", {"image_type": ("DERIVED", "SECONDARY", "PROJECTION IMAGE", "MIP")}),
@@ -289,6 +291,18 @@ def test_two_gradient_echoes_in_2d_are_a_field_map_whatever_it_is_called() -> No
         for n, te in enumerate((4.92, 7.38), start=1)
     ]
     assert criterion(series_of(*echoes)) == "field_map"
+
+
+def test_gradient_echoes_with_their_phase_are_a_field_map_also_in_3d() -> None:
+    parts = [
+        slices(24, start=100 * n, **{**GRE, "echo_time": te}, echo_number=n, component=part, series_description="T1")
+        for n, (te, part) in enumerate(
+            ((2.3, "MAGNITUDE"), (4.6, "MAGNITUDE"), (2.3, "PHASE"), (4.6, "PHASE")), start=1
+        )
+    ]
+    assert criterion(series_of(*parts)) == "field_map"
+    one_echo = series_of(slices(24, **GRE), slices(24, start=101, **GRE, component="PHASE"))
+    assert criterion(one_echo) is None
 
 
 def test_a_b0_map_beside_its_magnitude_makes_both_a_field_map() -> None:
