@@ -58,6 +58,7 @@ APT_PACKAGES = {
     "echoscu": "dcmtk",
     "dcmdump": "dcmtk",
     "dcmconv": "dcmtk",
+    "dcmcjpeg": "dcmtk",
     "Orthanc": "orthanc",
     "dciodvfy": "dicom3tools",
     "dcentvfy": "dicom3tools",
