@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from anomalyd.ids import InstanceUID, SeriesUID, StudyUID
+from anomalyd.ids import AETitle, InstanceUID, SeriesUID, StudyUID
 from anomalyd.pipeline.acquisition import Acquisition
+from anomalyd.pipeline.finding import Contrast
 from anomalyd.pipeline.functional_groups import FrameHeader
+from anomalyd.pipeline.selection import Eligibility, choose
 from anomalyd.pipeline.series import InstanceHeader, PixelFormat, SeriesHeader, assemble
+from anomalyd.pipeline.settings import PipelineSettings
 from anomalyd.pipeline.vendor import ExpectedCount
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -34,6 +37,15 @@ FRAME = FrameHeader(
     temporal_index=None, stack_id="", b_value=None, has_diffusion_direction=False, inversion_time=None,
     is_negative=False,
 )  # fmt: skip
+GRE: dict[str, Any] = {
+    "scanning_sequence": frozenset({"GR"}), "sequence_variant": frozenset({"SP"}), "inversion_time": None,
+    "repetition_time": 25.0, "flip_angle": 25.0, "echo_time": 4.6,
+}  # fmt: skip
+TSE: dict[str, Any] = {
+    "scanning_sequence": frozenset({"SE"}), "sequence_variant": frozenset({"SK"}), "inversion_time": None,
+    "repetition_time": 4000.0, "flip_angle": 150.0, "dimensions": "2D",
+}  # fmt: skip
+T1_ONLY = frozenset({Contrast.T1W})
 _FRAME_FIELDS = {field.name for field in dataclasses.fields(FrameHeader)}
 _ACQUISITION_FIELDS = {field.name for field in dataclasses.fields(Acquisition)}
 
@@ -82,6 +94,18 @@ def series_of(*parts: Iterable[InstanceHeader]) -> SeriesHeader:
 def stating(count: int, unit: Any = "slices", source: str = "the scanner") -> tuple[ExpectedCount, ...]:
     """What `expected` of an instance is set to."""
     return (ExpectedCount(source, count, unit),)
+
+
+def answer(header: SeriesHeader, contrasts: frozenset[Contrast] = T1_ONLY, **more: Any) -> Eligibility:
+    """What selection says of the series, sent by SCANNER; more: fields of the settings."""
+    return choose(header, PipelineSettings(**more), contrasts, AETitle("SCANNER"))
+
+
+def criterion(header: SeriesHeader, **more: Any) -> str | None:
+    """The criterion that refuses the series; None when it is analysed."""
+    found = answer(header, **more)
+    assert found.ok == (found.reason is None) == (found.volume is not None)
+    return found.reason.criterion if found.reason else None
 
 
 def _triple(values: Any) -> tuple[float, float, float]:
