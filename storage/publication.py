@@ -1,12 +1,12 @@
 """Rows of a finished job: its results, and one delivery per result and destination."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Select, insert, select, update
 
 from anomalyd.errors import Broken
 from anomalyd.ids import InstanceUID, SeriesUID
@@ -61,10 +61,21 @@ def publish(
     A job that ran before (retried by hand) has the same result UIDs: rows are renewed, and sent again. Raises
     ForeignResult.
     """
+    known = _known(connection, results)
     for result in results:
-        result_id = _result_row(connection, job, result, now)
-        for destination in (name for name in destinations if wants(name, result.kind)):
-            _delivery_row(connection, job, result_id, destination, now)
+        if (owner := known.get(result.sop_instance_uid, job.id)) != job.id:
+            raise ForeignResult(result, owner)
+    rows = [_row(job, result, now) for result in results]
+    if new := [row for row in rows if row["sop_instance_uid"] not in known]:
+        connection.execute(insert(t.Result), new)
+    for row in rows:
+        if row["sop_instance_uid"] in known:
+            same = t.Result.sop_instance_uid == row["sop_instance_uid"]
+            connection.execute(update(t.Result).where(same).values(**row))
+    kinds = {result.sop_instance_uid: result.kind for result in results}
+    ids = {row.id: kinds[row.sop_instance_uid] for row in connection.execute(_ids_of(kinds))}
+    pairs = [(result_id, name) for result_id, kind in ids.items() for name in destinations if wants(name, kind)]
+    _deliveries(connection, job, pairs, now)
 
 
 def summary(
@@ -92,8 +103,16 @@ def _maker(report: Mapping[str, Any]) -> dict[str, Any]:
     return {"version_line": line} if line else {}
 
 
-def _result_row(connection: Connection, job: Job, result: NewResult, now: datetime) -> int:
-    values = {
+def _known(connection: Connection, results: Sequence[NewResult]) -> dict[str, int]:
+    """Job of each result UID that has a row already."""
+    uids = [result.sop_instance_uid for result in results]
+    wanted = select(t.Result.sop_instance_uid, t.Result.job_id).where(t.Result.sop_instance_uid.in_(uids))
+    return {row.sop_instance_uid: row.job_id for row in connection.execute(wanted)}
+
+
+def _row(job: Job, result: NewResult, now: datetime) -> dict[str, Any]:
+    return {
+        "sop_instance_uid": result.sop_instance_uid,
         "job_id": job.id,
         "kind": result.kind,
         "sop_class": result.sop_class,
@@ -104,22 +123,25 @@ def _result_row(connection: Connection, job: Job, result: NewResult, now: dateti
         "created_at": now,
         "purged_at": None,
     }
-    same_uid = t.Result.sop_instance_uid == result.sop_instance_uid
-    known = connection.execute(select(t.Result.id, t.Result.job_id).where(same_uid)).first()
-    if known is None:
-        new = insert(t.Result).values(sop_instance_uid=result.sop_instance_uid, **values).returning(t.Result.id)
-        return int(connection.execute(new).scalar_one())
-    if known.job_id != job.id:
-        raise ForeignResult(result, known.job_id)
-    connection.execute(update(t.Result).where(t.Result.id == known.id).values(**values))
-    return int(known.id)
 
 
-def _delivery_row(connection: Connection, job: Job, result_id: int, destination: str, now: datetime) -> None:
+def _ids_of(uids: Iterable[str]) -> Select[int, InstanceUID]:
+    wanted = select(t.Result.id, t.Result.sop_instance_uid).where(t.Result.sop_instance_uid.in_(list(uids)))
+    return wanted.order_by(t.Result.id)
+
+
+def _deliveries(connection: Connection, job: Job, pairs: Sequence[tuple[int, str]], now: datetime) -> None:
+    """A due delivery for each pair of result and destination, whether there was one or not."""
     fresh = {"state": DeliveryState.DUE, "attempts": 0, "since": now, "next_at": now, "error": None, "status": None}
-    same = (t.Delivery.result_id == result_id, t.Delivery.destination == destination)
-    if connection.execute(update(t.Delivery).where(*same).values(**fresh)).rowcount:
-        return
-    connection.execute(
-        insert(t.Delivery).values(result_id=result_id, job_id=job.id, destination=destination, created_at=now, **fresh)
-    )
+    old = select(t.Delivery.id, t.Delivery.result_id, t.Delivery.destination).where(t.Delivery.job_id == job.id)
+    there = {(row.result_id, row.destination): row.id for row in connection.execute(old)}
+    again = [there[pair] for pair in pairs if pair in there]
+    if again:
+        connection.execute(update(t.Delivery).where(t.Delivery.id.in_(again)).values(**fresh))
+    new = [
+        {"result_id": result_id, "job_id": job.id, "destination": destination, "created_at": now, **fresh}
+        for result_id, destination in pairs
+        if (result_id, destination) not in there
+    ]
+    if new:
+        connection.execute(insert(t.Delivery), new)
