@@ -139,7 +139,7 @@ class _Lane:
     ) -> None:
         self._to, self._report, self._stop = to, report, stop
         self._contexts = _contexts_for(parcels)
-        self._ae = _entity(to, calling)
+        self._calling = calling
         self._association: Association | None = None
         self._message_id = 0
         self._losses = 0
@@ -150,20 +150,10 @@ class _Lane:
         if self._association is not None and self._association.is_established:
             return None
         try:
-            address = _resolved(self._to)
+            association = associate(self._to, self._calling, self._contexts)
         except OSError as exc:
             return Outcome(Verdict.RETRY, f"the name {self._to.host} cannot be resolved: {exc.strerror}")
-        association = self._ae.associate(
-            address,
-            self._to.port,
-            self._contexts,
-            self._to.ae_title,
-            evt_handlers=[
-                (evt.EVT_CONN_OPEN, _tune_socket, [self._to.network_timeout]),
-                (evt.EVT_DATA_SENT, _acknowledge_at_once),
-            ],
-        )
-        self.failure = None if association.is_established else _why_no_association(association, self._to)
+        self.failure = None if association.is_established else why_no_association(association, self._to)
         self._association = association if association.is_established else None
         return self.failure
 
@@ -263,13 +253,19 @@ def _report_left_over(
         report(waiting.get_nowait(), outcome)
 
 
-def _entity(to: Destination, calling: AETitle) -> AE:
+def associate(to: Destination, calling: AETitle, contexts: list[PresentationContext]) -> Association:
+    """An association with the destination's own limits, established or not; raises OSError for an unknown name."""
+    address = socket.getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM)[0][4][0]
     entity = AE(to.calling_ae_title or calling)
     entity.connection_timeout = to.connect_timeout
     entity.acse_timeout = to.acse_timeout
     entity.dimse_timeout = to.dimse_timeout
     entity.network_timeout = to.network_timeout
-    return entity
+    handlers: list[evt.EventHandlerType] = [
+        (evt.EVT_CONN_OPEN, _tune_socket, [to.network_timeout]),
+        (evt.EVT_DATA_SENT, _acknowledge_at_once),
+    ]
+    return entity.associate(str(address), to.port, contexts, to.ae_title, evt_handlers=handlers)
 
 
 def _contexts_for(parcels: Sequence[Parcel]) -> list[PresentationContext]:
@@ -287,12 +283,6 @@ def _accepts(association: Association, sop_class: str, transfer_syntax: str | No
         context.abstract_syntax == sop_class and transfer_syntax in (None, context.transfer_syntax[0])
         for context in association.accepted_contexts
     )
-
-
-def _resolved(to: Destination) -> str:
-    """An address for a name; raises OSError."""
-    found = socket.getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM)
-    return str(found[0][4][0])
 
 
 def _tune_socket(event: Event, network_timeout_s: float) -> None:
@@ -317,7 +307,8 @@ def _acknowledge_at_once(event: Event) -> None:
         transport.socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
 
-def _why_no_association(association: Association, to: Destination) -> Outcome:
+def why_no_association(association: Association, to: Destination) -> Outcome:
+    """What kept an association from being established."""
     where = f"{to.ae_title} at {to.host}:{to.port}"
     answer = association.acceptor.primitive
     if association.is_rejected and answer is not None:

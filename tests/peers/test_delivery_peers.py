@@ -1,0 +1,179 @@
+"""Results to the PACS of others: Orthanc and dcmtk's storescp take them, keep them once, and hold them as sent."""
+
+import json
+import subprocess
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import dcmread
+
+from anomalyd.daemon.dispatcher.outbox import Courier
+from anomalyd.daemon.settings import DaemonSettings, Destination
+from anomalyd.storage import deliveries, queue
+from anomalyd.storage.engine import Store
+from anomalyd.storage.objects import read_result
+from anomalyd.storage.tables import DeliveryState
+from conftest import FreePort, RequirePeer
+from pacs import data_set_of
+from rows import add_finished_job
+
+pytestmark = pytest.mark.peer
+LIMIT_S = 40.0
+HEATMAPS = 20
+WaitUntil = Callable[..., None]
+
+
+def destination(port: int, ae_title: str) -> Destination:
+    values = {"name": "pacs", "ae_title": ae_title, "host": "127.0.0.1", "port": port, "acse_timeout": 10}
+    return Destination.model_validate(values)
+
+
+@contextmanager
+def courier(store: Store, to: Destination) -> Iterator[Courier]:
+    running = Courier(store, to, DaemonSettings(destinations=(to,)))
+    running.start()
+    try:
+        yield running
+    finally:
+        running.stop()
+        running.join()
+
+
+def states(store: Store) -> set[DeliveryState]:
+    return {row.state for row in deliveries.deliveries(store)}
+
+
+@contextmanager
+def process(command: list[str], out: Path, is_up: Callable[[], bool], wait_until: WaitUntil) -> Iterator[None]:
+    with out.open("wb") as log:
+        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        wait_until(is_up, LIMIT_S, f"{command[0]} answers")
+        yield
+    finally:
+        child.terminate()
+        child.wait(LIMIT_S)
+
+
+def get(port: int, path: str) -> Any:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=LIMIT_S) as answer:
+        return json.loads(answer.read())
+
+
+@pytest.fixture
+def orthanc(
+    tmp_path: Path, requires_peer: RequirePeer, free_ports: FreePort, wait_until: WaitUntil
+) -> Iterator[tuple[int, int]]:
+    """(DICOM port, HTTP port) of an Orthanc as installed."""
+    program = requires_peer("Orthanc")
+    dicom, http = free_ports(), free_ports()
+    file = tmp_path / "orthanc.json"
+    configuration = {
+        "HttpPort": http,
+        "DicomPort": dicom,
+        "DicomAet": "ORTHANC",
+        "DicomAlwaysAllowStore": True,
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+        "StorageDirectory": str(tmp_path / "storage"),
+        "IndexDirectory": str(tmp_path / "storage"),
+    }
+    file.write_text(json.dumps(configuration), encoding="ascii")
+
+    def is_up() -> bool:
+        try:
+            get(http, "/system")
+        except OSError:
+            return False
+        return True
+
+    with process([program, str(file)], tmp_path / "out", is_up, wait_until):
+        yield dicom, http
+
+
+def test_orthanc_gets_every_result_once_also_when_sent_again(
+    orthanc: tuple[int, int], store: Store, wait_until: WaitUntil
+) -> None:
+    dicom, http = orthanc
+    made = add_finished_job(store, heatmaps=HEATMAPS)
+    with courier(store, destination(dicom, "ORTHANC")) as running:
+        wait_until(lambda: states(store) == {DeliveryState.CONFIRMED}, LIMIT_S)
+        with store.write() as connection:  # what a crash between send and commit leaves
+            connection.exec_driver_sql("UPDATE delivery SET state = 'due', next_at = created_at")
+        running.kick()
+        wait_until(lambda: states(store) == {DeliveryState.CONFIRMED}, LIMIT_S)
+    held = [get(http, f"/instances/{name}/simplified-tags")["SOPInstanceUID"] for name in get(http, "/instances")]
+    assert sorted(held) == sorted(made.uids)
+
+
+def test_storescp_holds_what_was_made_byte_for_byte(
+    tmp_path: Path, requires_peer: RequirePeer, free_port: int, store: Store, wait_until: WaitUntil
+) -> None:
+    folder = tmp_path / "held"
+    folder.mkdir()
+    made = add_finished_job(store, heatmaps=HEATMAPS)
+    command = [requires_peer("storescp"), "+xe", "-aet", "STORESCP", "--fork", "-od", str(folder), str(free_port)]
+    with (
+        process(command, tmp_path / "out", lambda: _listens(free_port), wait_until),
+        courier(store, destination(free_port, "STORESCP")),
+    ):
+        wait_until(lambda: states(store) == {DeliveryState.CONFIRMED}, LIMIT_S)
+    held = {dcmread(path).SOPInstanceUID: path for path in folder.iterdir()}
+    assert set(held) == set(made.uids)
+    for row in queue.results_of(store, made.job.id):
+        sent = data_set_of(read_result(store, row.path, row.sha256))
+        assert data_set_of(held[row.sop_instance_uid].read_bytes()) == sent
+
+
+def test_storescp_of_implicit_vr_alone_gets_the_same_pixels(
+    tmp_path: Path, requires_peer: RequirePeer, free_port: int, store: Store, wait_until: WaitUntil
+) -> None:
+    folder = tmp_path / "held"
+    folder.mkdir()
+    made = add_finished_job(store, heatmaps=3)
+    command = [requires_peer("storescp"), "+xi", "-aet", "STORESCP", "-od", str(folder), str(free_port)]
+    with (
+        process(command, tmp_path / "out", lambda: _listens(free_port), wait_until),
+        courier(store, destination(free_port, "STORESCP")),
+    ):
+        wait_until(lambda: states(store) == {DeliveryState.CONFIRMED}, LIMIT_S)
+    held = {dataset.SOPInstanceUID: dataset for dataset in map(dcmread, folder.iterdir())}
+    assert set(held) == set(made.uids)
+    assert all(dataset.file_meta.TransferSyntaxUID.is_implicit_VR for dataset in held.values())
+    assert all(dataset.PixelData == b"\x01" * 256 for dataset in held.values())
+
+
+def test_a_storescp_that_refuses_the_association_is_a_refusal_in_words(
+    tmp_path: Path, requires_peer: RequirePeer, free_port: int, store: Store, wait_until: WaitUntil
+) -> None:
+    add_finished_job(store, heatmaps=1, seg=False)
+    command = [requires_peer("storescp"), "--refuse", str(free_port)]
+    with (
+        process(command, tmp_path / "out", lambda: _listens(free_port), wait_until),
+        courier(store, destination(free_port, "STORESCP")),
+    ):
+        wait_until(lambda: states(store) == {DeliveryState.REFUSED}, LIMIT_S)
+    assert "rejects the association" in (deliveries.deliveries(store)[0].error or "")
+
+
+def test_a_storescp_that_aborts_is_tried_again_later(
+    tmp_path: Path, requires_peer: RequirePeer, free_port: int, store: Store, wait_until: WaitUntil
+) -> None:
+    add_finished_job(store, heatmaps=2, seg=False)
+    command = [requires_peer("storescp"), "--abort-after", "-od", str(tmp_path), str(free_port)]
+    with (
+        process(command, tmp_path / "out", lambda: _listens(free_port), wait_until),
+        courier(store, destination(free_port, "STORESCP")),
+    ):
+        wait_until(lambda: all(row.attempts for row in deliveries.deliveries(store)), LIMIT_S)
+    assert states(store) == {DeliveryState.DUE}
+
+
+def _listens(port: int) -> bool:
+    """Asked of the kernel, not of the peer: a connection that only looks would be an association to it."""
+    lines = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+    return any(int(line.split()[1].split(":")[1], 16) == port and line.split()[3] == "0A" for line in lines)
