@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from anomalyd.errors import AnomalydError
 from anomalyd.ids import SeriesUID, StudyUID
@@ -115,13 +115,6 @@ def open_alarms(store: Store) -> tuple[AlarmRow, ...]:
     wanted = select(t.Alarm).where(t.Alarm.acknowledged_at.is_(None)).order_by(t.Alarm.last_at, t.Alarm.id)
     with store.read() as connection:
         return tuple(AlarmRow(**row) for row in connection.execute(wanted).mappings())
-
-
-def count_open_alarms(store: Store) -> int:
-    """How many there are."""
-    with store.read() as connection:
-        wanted = select(func.count()).select_from(t.Alarm).where(t.Alarm.acknowledged_at.is_(None))
-        return connection.execute(wanted).scalar_one()
 
 
 def acknowledge(store: Store, alarm_id: int, by: str) -> None:

@@ -23,14 +23,15 @@ from anomalyd.storage.engine import Store
 from anomalyd.storage.tables import DeliveryState
 
 __all__ = [
-    "BackOff", "DeliveryRow", "awaiting_confirmation", "close_deliveries", "deliveries", "destinations_due", "due",
-    "mark_confirmed", "mark_refused", "mark_retry", "mark_sending", "mark_sent", "next_due_at", "put_back",
+    "BackOff", "DeliveryRow", "awaiting_confirmation", "close_deliveries", "close_of_job", "deliveries",
+    "destinations_due", "due", "mark_confirmed", "mark_refused", "mark_retry", "mark_sending", "mark_sent", "put_back",
     "recover_sending", "retry_deliveries",
 ]  # fmt: skip
 
 _ON_THE_WAY = (DeliveryState.DUE, DeliveryState.SENDING, DeliveryState.SENT)
 # What was answered is true also for a delivery that was closed while it was on the wire.
 _MAY_BE_SENT = (DeliveryState.DUE, DeliveryState.SENDING, DeliveryState.SENT, DeliveryState.CLOSED)
+_SETTLED = (DeliveryState.CONFIRMED, DeliveryState.CLOSED)
 _STUCK = (DeliveryState.GAVE_UP, DeliveryState.REFUSED)
 
 
@@ -69,13 +70,6 @@ def destinations_due(store: Store, now: datetime | None = None) -> tuple[str, ..
     wanted = select(t.Delivery.destination).where(_is_due(now or store.clock())).distinct()
     with store.read() as connection:
         return tuple(sorted(connection.execute(wanted).scalars()))
-
-
-def next_due_at(store: Store) -> datetime | None:
-    """When the next delivery falls due."""
-    wanted = select(t.Delivery.next_at).where(t.Delivery.state == DeliveryState.DUE).order_by(t.Delivery.next_at)
-    with store.read() as connection:
-        return connection.execute(wanted.limit(1)).scalar()
 
 
 def awaiting_confirmation(store: Store, destination: str | None = None) -> tuple[DeliveryRow, ...]:
@@ -175,9 +169,18 @@ def close_deliveries(store: Store, ids: Sequence[int], why: str) -> None:
     """-> closed, by hand: it will not be sent, and retention need not wait for it."""
     now = store.clock()
     with store.write() as connection:
-        chosen = _pick(connection, ids, t.Delivery.state.not_in((DeliveryState.CONFIRMED, DeliveryState.CLOSED)))
+        chosen = _pick(connection, ids, t.Delivery.state.not_in(_SETTLED))
         _change(connection, chosen, state=DeliveryState.CLOSED, error=why)
         told.each(connection, chosen, AuditKind.DELIVERY_CLOSED, now, detail={"reason": why})
+
+
+def close_of_job(store: Store, job_id: int, why: str) -> int:
+    """Closes, by hand, all deliveries of a job that are not confirmed; gives how many."""
+    wanted = select(t.Delivery.id).where(t.Delivery.job_id == job_id, t.Delivery.state.not_in(_SETTLED))
+    with store.read() as connection:
+        ids = connection.execute(wanted).scalars().all()
+    close_deliveries(store, ids, why)
+    return len(ids)
 
 
 def retry_deliveries(store: Store, job_id: int) -> int:

@@ -90,7 +90,10 @@ def _raise(connection: Connection, group: Sequence[DeliveryRow], kind: AlarmKind
         kind=kind,
         subject=f"job {first.job_id} to {first.destination}",
         text=text,
-        next_step=f"`anomalyd check` tries {first.destination}; `anomalyd retry {first.job_id}` sends again",
+        next_step=(
+            f"`anomalyd check` tries {first.destination}; `anomalyd retry {first.job_id}` sends again, "
+            f"`anomalyd cancel {first.job_id}` lets it be"
+        ),
         at=at,
         study_uid=first.study_uid,
         series_uid=first.series_uid,

@@ -7,7 +7,7 @@ and the caller looks again.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, BinaryIO
 
 from sqlalchemy import Connection, RowMapping, select, update
 
@@ -86,13 +86,6 @@ def series_named(store: Store, series_uid: SeriesUID) -> tuple[SeriesRow, ...]:
         return tuple(_series(row) for row in connection.execute(wanted).mappings())
 
 
-def series_of_study(store: Store, study_uid: StudyUID) -> tuple[SeriesRow, ...]:
-    """All series of a study, oldest first."""
-    wanted = select(t.Series).where(t.Series.study_uid == study_uid).order_by(t.Series.id)
-    with store.read() as connection:
-        return tuple(_series(row) for row in connection.execute(wanted).mappings())
-
-
 def instances_of(store: Store, study_uid: StudyUID, series_uid: SeriesUID) -> tuple[InstanceRow, ...]:
     """Stored images of the series, oldest first: no conflicting version, nothing purged."""
     columns = [getattr(t.Instance, name) for name in InstanceRow.__dataclass_fields__]
@@ -110,6 +103,11 @@ def instances_of(store: Store, study_uid: StudyUID, series_uid: SeriesUID) -> tu
 def read_instance(store: Store, row: InstanceRow) -> bytes:
     """The complete Part 10 file, data set as received, checked by its digest; raises DamagedRecord, PurgedRecord."""
     return SegmentLog(store.root).read(row.segment, row.offset, row.length)
+
+
+def open_instance(store: Store, row: InstanceRow) -> BinaryIO:
+    """The same as a stream, for who needs the header alone; raises DamagedRecord, PurgedRecord. To be closed."""
+    return SegmentLog(store.root).open(row.segment, row.offset, row.length)
 
 
 def close_series(store: Store, series: SeriesRow, rule: str, text: str) -> bool:

@@ -75,10 +75,16 @@ def retry(job: JobArgument, config: ConfigOption = None) -> None:
 
 
 def cancel(job: JobArgument, config: ConfigOption = None) -> None:
-    """Take a job out of the queue, or close a failed one."""
-    from anomalyd.storage.queue import cancel_job
+    """Take a job out of the queue, close a failed one, or close what was not delivered of a finished one."""
+    from anomalyd.storage.deliveries import close_of_job
+    from anomalyd.storage.jobs import job as find_job
+    from anomalyd.storage.queue import JobState, cancel_job
 
     with opened(config) as (_, store):
+        if find_job(store, job).state in {JobState.DONE, JobState.WITHHELD}:
+            closed = close_of_job(store, job, f"closed by hand ({getpass.getuser()})")
+            typer.echo(f"job {job}: {closed} deliveries closed")
+            return
         cancelled = cancel_job(store, job)
     typer.echo(f"job {cancelled.id}: cancelled")
 

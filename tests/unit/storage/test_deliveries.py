@@ -155,9 +155,10 @@ def test_a_confirmed_delivery_does_not_go_back(stepped: SteppedStore) -> None:
 
 
 def test_what_was_closed_by_hand_is_not_sent(stepped: SteppedStore) -> None:
-    stepped.done("pacs")
-    deliveries.close_deliveries(stepped.store, due_ids(stepped), "wrong PACS")
-    assert due_ids(stepped) == []
+    job = stepped.done("pacs")
+    deliveries.mark_confirmed(stepped.store, due_ids(stepped)[:1], "response")
+    assert deliveries.close_of_job(stepped.store, job.id, "wrong PACS") == 1
+    assert states(stepped) == [DeliveryState.CONFIRMED, DeliveryState.CLOSED]
     assert kinds(stepped)[-1] == "delivery_closed"
 
 
@@ -165,12 +166,6 @@ def test_oldest_job_first_and_its_results_together(stepped: SteppedStore) -> Non
     first = stepped.done("pacs")
     second = stepped.done("pacs", series=SeriesUID("1.2.3.9"))
     assert [row.job_id for row in deliveries.due(stepped.store)] == [first.id] * 2 + [second.id] * 2
-
-
-def test_the_next_due_time_is_known(stepped: SteppedStore) -> None:
-    assert deliveries.next_due_at(stepped.store) is None
-    stepped.done("pacs")
-    assert deliveries.next_due_at(stepped.store) == stepped.clock.now
 
 
 def test_the_database_refuses_a_second_delivery_of_a_result_to_a_destination(stepped: SteppedStore) -> None:
