@@ -104,7 +104,7 @@ def _title(finding: Finding) -> list[str]:
         found = f"{len(finding.lesions)} found, largest {max(one.volume_mm3 for one in finding.lesions) / 1000:.1f} ml"
     return [
         f"{RESEARCH_USE}   {version_line(finding.model)}",
-        f"score {finding.score:.3g}, percentile {finding.score_percentile:.0f} of healthy scans; {found}",
+        f"scan score {finding.score:.3g}, percentile {finding.score_percentile:.0f} of healthy scans; {found}",
         f"outlined above {finding.threshold:.3g}: {finding.threshold_text}",
     ]
 

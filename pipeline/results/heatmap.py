@@ -56,7 +56,7 @@ def _facts(context: ResultContext) -> list[str]:
     finding = context.finding
     found = f"{len(finding.lesions)} found" if finding.lesions else "nothing found"
     return [
-        f"score {finding.score:.3g}, percentile {finding.score_percentile:.0f}, {found}",
+        f"scan score {finding.score:.3g}, percentile {finding.score_percentile:.0f}, {found}",
         version_line(finding.model),
     ]
 
