@@ -62,10 +62,13 @@ class PixelElement:
     present_bytes: int
 
 
-def open_part10(source: bytes | Path) -> Part10:
-    """The opened object; raises Refused in words when it is no DICOM object (no path or content in the text)."""
+def open_part10(source: bytes | Path | BinaryIO) -> Part10:
+    """The opened object, which closes a stream that was given; raises Refused in words when it is no DICOM object.
+
+    No path or content is in the text.
+    """
     try:
-        stream: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+        stream = _stream_of(source)
     except OSError as exc:
         raise Refused(f"the file cannot be opened: {exc.strerror}") from exc
     try:
@@ -81,6 +84,12 @@ def open_part10(source: bytes | Path) -> Part10:
         stream.close()
         raise
     return Part10(transfer_syntax, stream)
+
+
+def _stream_of(source: bytes | Path | BinaryIO) -> BinaryIO:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    return source.open("rb") if isinstance(source, Path) else source
 
 
 def read_header(opened: Part10) -> tuple[Dataset, PixelElement | None]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from pydicom.uid import (
     EnhancedMRImageStorage,
@@ -106,7 +107,7 @@ class SeriesHeader:
         return max(counts, key=lambda modality: (counts[modality], modality))
 
 
-def parse_instance(part10: bytes | Path, keywords: AbstractSet[str] = frozenset()) -> InstanceHeader:
+def parse_instance(part10: bytes | Path | BinaryIO, keywords: AbstractSet[str] = frozenset()) -> InstanceHeader:
     """Header of one Part 10 object; keywords: attributes to keep for include and exclude rules.
 
     Broken values never raise: what selection would need of them is missing then, and `faults` tells what makes the

@@ -6,6 +6,7 @@ segment of its own. The one change ever made to a written record is `punch`: a s
 
 import ctypes
 import hashlib
+import io
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, BinaryIO, Final
 
 from anomalyd.errors import Broken
 from anomalyd.storage.records import (
@@ -92,16 +93,22 @@ class SegmentLog:
         """
         place = Place(segment, offset)
         with self._opened(segment) as descriptor:
-            record = self._record(descriptor, place)
-            if record.header.kind is RecordKind.PURGED:
-                raise PurgedRecord(place)
-            if record.header.payload_length != length:
-                raise DamagedRecord(place, f"{record.header.payload_length} bytes of payload, the index says {length}")
+            record = self._living(descriptor, place, length)
             payload = os.pread(descriptor, length, record.payload_offset)
         data = memoryview(payload)[record.header.prefix_length :]
         if len(payload) != length or hashlib.sha256(data).hexdigest() != record.facts.get("sha256"):
             raise DamagedRecord(place, "the data set's SHA-256 differs from the one in the record")
         return payload
+
+    def open(self, segment: int, offset: int, length: int) -> BinaryIO:
+        """The same file as a stream, for who needs its begin alone: the data set is not checked by its digest.
+
+        Raises DamagedRecord, PurgedRecord. To be closed by the caller.
+        """
+        place = Place(segment, offset)
+        with self._opened(segment) as descriptor:
+            record = self._living(descriptor, place, length)
+            return io.BufferedReader(_Window(os.dup(descriptor), record.payload_offset, length))
 
     def record(self, place: Place) -> Record:
         """Header and facts of the record at a place, checked; raises DamagedRecord."""
@@ -164,6 +171,15 @@ class SegmentLog:
         finally:
             os.close(descriptor)
 
+    def _living(self, descriptor: int, place: Place, length: int) -> Record:
+        """The record, if it is not purged and as long as the index says."""
+        record = self._record(descriptor, place)
+        if record.header.kind is RecordKind.PURGED:
+            raise PurgedRecord(place)
+        if record.header.payload_length != length:
+            raise DamagedRecord(place, f"{record.header.payload_length} bytes of payload, the index says {length}")
+        return record
+
     def _record(self, descriptor: int, place: Place) -> Record:
         header = decode_header(os.pread(descriptor, HEADER_BYTES, place.offset))
         if header is None:
@@ -189,6 +205,44 @@ class SegmentLog:
             else:
                 yield record
                 place = record.end
+
+
+class _Window(io.RawIOBase):
+    """Bytes [start, start + length) of a file, read by position; closes its own descriptor."""
+
+    def __init__(self, descriptor: int, start: int, length: int) -> None:
+        super().__init__()
+        self._descriptor, self._start, self._length = descriptor, start, length
+        self._position = 0
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fills the buffer from the position on; 0 at the end."""
+        wanted = min(len(buffer), self._length - self._position)
+        if wanted <= 0:
+            return 0
+        count = os.preadv(self._descriptor, [memoryview(buffer)[:wanted]], self._start + self._position)
+        self._position += count
+        return count
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Moves the position, which may lie beyond the end."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def close(self) -> None:
+        """Gives the descriptor back, once."""
+        if not self.closed:
+            os.close(self._descriptor)
+        super().close()
 
 
 def _check_payload(descriptor: int, record: Record) -> None:

@@ -8,7 +8,7 @@ from anomalyd.errors import Broken, Refused
 from anomalyd.ids import Digest, InstanceUID
 from anomalyd.pipeline.series import InstanceHeader, parse_instance
 from anomalyd.storage.engine import Store
-from anomalyd.storage.series import InstanceRow, SeriesRow, instances_of, read_instance
+from anomalyd.storage.series import InstanceRow, SeriesRow, instances_of, open_instance
 
 HEADERS_KEPT = 20_000
 """Across all series (about 2.5 kB each); beyond it the series looked at longest ago are parsed again when needed."""
@@ -63,7 +63,7 @@ class Headers:
 
     def _parse(self, row: InstanceRow) -> InstanceHeader | Unreadable:
         try:
-            return parse_instance(read_instance(self._store, row), self._keywords)
+            return parse_instance(open_instance(self._store, row), self._keywords)
         except (Refused, Broken) as exc:
             return Unreadable(row.instance_uid, str(exc))
 

@@ -30,7 +30,7 @@ from anomalyd.storage import objects
 from anomalyd.storage.engine import Store, open_store
 from anomalyd.storage.jobs import Job
 from anomalyd.storage.publication import NewResult
-from anomalyd.storage.series import InstanceRow, instances_of, read_instance, series_row
+from anomalyd.storage.series import InstanceRow, instances_of, open_instance, read_instance, series_row
 
 OnStage = Callable[[Stage], None]
 
@@ -149,12 +149,12 @@ class Analyst:
     def _parsed(self, row: InstanceRow, keywords: AbstractSet[str]) -> InstanceHeader | None:
         """None for an object that cannot be read: selection left it out, too."""
         try:
-            return parse_instance(read_instance(self._store, row), keywords)
+            return parse_instance(open_instance(self._store, row), keywords)
         except Refused:
             return None
 
     def _header(self, row: InstanceRow) -> Dataset:
-        return read_header(open_part10(read_instance(self._store, row)))[0]
+        return read_header(open_part10(open_instance(self._store, row)))[0]
 
 
 def _stored(store: Store, made: tuple[ResultObject, ...]) -> tuple[NewResult, ...]:

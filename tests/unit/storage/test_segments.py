@@ -238,3 +238,18 @@ def test_files_are_private(writer: SegmentWriter) -> None:
 def test_a_reader_needs_no_lock_and_no_directory(tmp_path: Path) -> None:
     assert SegmentLog(tmp_path).segments() == ()
     assert list(SegmentLog(tmp_path).scan()) == []
+
+
+def test_a_stream_gives_the_same_bytes_and_nothing_of_its_neighbours(writer: SegmentWriter) -> None:
+    data = [os.urandom(n) for n in (70_000, 1, 9_000)]
+    records = [instance(d) for d in data]
+    for d, record, place in zip(data, records, writer.append(records), strict=True):
+        with writer.log.open(place.segment, place.offset, record.payload_length) as stream:
+            assert stream.read() == PREFIX + d
+            assert stream.read(1) == b""
+            stream.seek(-1, os.SEEK_END)
+            assert stream.read() == (PREFIX + d)[-1:]
+            stream.seek(128)
+            assert stream.read(4) == b"DICM"
+    with pytest.raises(DamagedRecord):
+        writer.log.open(place.segment, place.offset, 7)
