@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from numpy.typing import NDArray
 
 from anomalyd.pipeline.finding import Finding
 from anomalyd.pipeline.nifti import write_nifti
@@ -45,7 +47,13 @@ def write_contact_sheet(folder: Path, context: ResultContext) -> None:
 
 def write_maps(folder: Path, finding: Finding) -> None:
     """The finding's maps as NIfTI on the input's own grid; anomaly-map is exactly what was thresholded."""
-    maps = (finding.score_map, finding.sign_map, finding.mask, finding.brain_mask, finding.reconstruction)
+    maps: tuple[NDArray[Any], ...] = (
+        finding.score_map,
+        finding.sign_map,
+        finding.mask,
+        finding.brain_mask,
+        finding.reconstruction,
+    )
     for name, array in zip(NIFTI_NAMES, maps, strict=True):
         write_nifti(folder / f"{name}.nii.gz", array, finding.grid)
 
