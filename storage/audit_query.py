@@ -1,10 +1,9 @@
 """Asking the audit log: by patient or order (hashed before they are compared), study, series, event, time."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import groupby
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, or_, select
@@ -16,6 +15,11 @@ from anomalyd.storage.clock import from_text, to_text
 from anomalyd.storage.engine import Store
 
 _PAGE_ROWS = 1000
+_PER_IMAGE = {
+    AuditKind.RECEIVED, AuditKind.DUPLICATE, AuditKind.SENDING, AuditKind.SENT, AuditKind.CONFIRMED,
+    AuditKind.RETRIED, AuditKind.REFUSED_BY_PEER, AuditKind.GAVE_UP,
+}  # fmt: skip
+"""Kinds that come once per image or result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +98,23 @@ def history_of(store: Store, name: str) -> tuple[AuditRow, ...]:
     return ()
 
 
-def condensed(rows: tuple[AuditRow, ...]) -> tuple[HistoryEntry, ...]:
-    """A history on one page: neighbours that differ in image, time and attempt only become one entry."""
+def condensed(rows: Iterable[AuditRow]) -> tuple[HistoryEntry, ...]:
+    """A history on one page: rows that differ in image and time only become one entry, at the place of the first.
 
-    def what(row: AuditRow) -> tuple[object, ...]:
-        return row.kind, row.outcome, row.series_uid, row.job_id, row.destination, row.calling_ae, row.address
-
-    groups = (list(group) for _, group in groupby(rows, key=what))
-    return tuple(HistoryEntry(group[0], len(group), group[-1].at) for group in groups)
+    Also where images to two destinations, or sending and confirming, take turns; a row of any other kind ends that.
+    """
+    entries: list[HistoryEntry] = []
+    places: dict[tuple[object, ...], int] = {}
+    for row in rows:
+        if row.kind not in _PER_IMAGE:
+            places.clear()
+        what = (row.kind, row.outcome, row.series_uid, row.job_id, row.destination, row.calling_ae, row.address)
+        place = places.setdefault(what, len(entries))
+        if place == len(entries):
+            entries.append(HistoryEntry(row, 1, row.at))
+        else:
+            entries[place] = HistoryEntry(entries[place].row, entries[place].count + 1, row.at)
+    return tuple(entries)
 
 
 def _conditions(store: Store, wanted: AuditFilter) -> list[ColumnElement[bool]]:

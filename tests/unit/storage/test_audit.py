@@ -242,11 +242,29 @@ def test_explain_finds_the_whole_life_by(stepped: SteppedStore, name: Names) -> 
 
 
 def test_a_history_fits_on_a_page(stepped: SteppedStore) -> None:
-    stepped.done("pacs", results=50)
-    ids = [row.id for row in deliveries.due(stepped.store)]
-    deliveries.mark_sent(stepped.store, ids)
-    entries = audit.condensed(audit.history_of(stepped.store, SERIES))
-    assert [(entry.row.kind, entry.count) for entry in entries][-2:] == [("finished", 1), ("sent", 50)]
+    stepped.done("pacs", "archive", results=20)
+    for pacs, archive in zip(
+        deliveries.due(stepped.store, destination="pacs"),
+        deliveries.due(stepped.store, destination="archive"),
+        strict=True,
+    ):
+        deliveries.mark_sent(stepped.store, [pacs.id])
+        deliveries.mark_sent(stepped.store, [archive.id])
+        deliveries.mark_confirmed(stepped.store, [pacs.id], "response")
+        stepped.clock.step(1)
+    *_, finished, to_pacs, to_archive, confirmed = audit.condensed(audit.history_of(stepped.store, SERIES))
+    told = [(entry.row.kind, entry.row.destination, entry.count) for entry in (to_pacs, to_archive, confirmed)]
+    assert told == [("sent", "pacs", 20), ("sent", "archive", 20), ("confirmed", "pacs", 20)]
+    assert finished.row.kind == "finished"
+    assert to_pacs.last_at - to_pacs.row.at == timedelta(seconds=19)
+
+
+def test_a_history_keeps_the_order_of_steps(stepped: SteppedStore) -> None:
+    kinds = [audit.AuditKind.RECEIVED, audit.AuditKind.RECEIVED, audit.AuditKind.CLOSED, audit.AuditKind.RECEIVED]
+    for number, kind in enumerate(kinds):
+        audit.record(stepped.store, event(number, kind))
+    entries = audit.condensed(audit.history_of(stepped.store, "1.2.3"))
+    assert [(entry.row.kind, entry.count) for entry in entries] == [("received", 2), ("closed", 1), ("received", 1)]
 
 
 def test_no_row_of_the_log_holds_a_patient_s_clear_text(stepped: SteppedStore) -> None:
