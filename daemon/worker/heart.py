@@ -16,19 +16,30 @@ log = structlog.get_logger()
 
 
 class Heart:
-    """`with Heart(store, lease, lease_s) as heart:`; set `stage` as the job goes on."""
+    """`with Heart(store, lease, lease_s) as heart:`; `reached` as the job goes on: a new stage is noted at once."""
 
     def __init__(self, store: Store, lease: Lease, lease_s: float) -> None:
         self._store, self._lease, self._lease_s = store, lease, lease_s
         self.lost = threading.Event()
-        self.stage: str | None = None
-        self._ended = threading.Event()
+        self._stage: str | None = None
+        self._ended = False
+        self._news = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heart")
 
+    def reached(self, stage: str | None) -> None:
+        """The job is at this stage now."""
+        if stage != self._stage:
+            self._stage = stage
+            self._news.set()
+
     def _beat(self) -> None:
-        while not self._ended.wait(self._lease_s / BEATS_PER_LEASE):
+        while True:
+            self._news.wait(self._lease_s / BEATS_PER_LEASE)
+            self._news.clear()
+            if self._ended:
+                return
             try:
-                if not queue.heartbeat(self._store, self._lease, self._lease_s, stage=self.stage):
+                if not queue.heartbeat(self._store, self._lease, self._lease_s, stage=self._stage):
                     self.lost.set()
                     return
             except DBAPIError:  # the database is busy or gone for a moment: two more beats fit into the lease
@@ -43,5 +54,6 @@ class Heart:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End; returns when the thread has."""
-        self._ended.set()
+        self._ended = True
+        self._news.set()
         self._thread.join()

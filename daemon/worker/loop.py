@@ -121,7 +121,7 @@ class _Watch:
     def tick(self, child: Child) -> None:
         """Raises ChildDied."""
         self._alive()
-        self._heart.stage = child.stage or None
+        self._heart.reached(child.stage or None)
         now = time.monotonic()
         if self._heart.lost.is_set():
             self._cancel(child, now)

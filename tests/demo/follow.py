@@ -66,6 +66,8 @@ class SentSeries:
         if self.answered < len(self.files):
             return View(f"sending {self.answered} of {len(self.files)}")
         rows = series_named(store, self.uid)
+        if not rows and self.stored:
+            return View("stored")  # the index follows the log a moment later
         if not rows:
             return View("", Outcome.NOT_STORED, f"no object of it was taken: {self.refusal}")
         row = rows[-1]

@@ -56,6 +56,11 @@ def run(console: Console, out: Path, own: Path | None) -> int:
     return 0 if complete else 1
 
 
+def _is_ready(log: str) -> bool:
+    """All roles answer, and the worker's child has loaded its model."""
+    return "serve.ready" in log and "child.ready" in log
+
+
 def _make_room(out: Path, own: Path | None) -> None:
     """Removes what an earlier run left, and nothing else."""
     if own is not None and not own.exists():
