@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 
 import structlog
 
@@ -13,7 +14,7 @@ from anomalyd.daemon.dispatcher.outbox import Courier, back_off_of
 from anomalyd.daemon.dispatcher.reaping import reap_leases
 from anomalyd.daemon.dispatcher.retention import DiskWatch, remove_expired, verify_audit
 from anomalyd.daemon.dispatcher.selection import Selection
-from anomalyd.daemon.dispatcher.timers import Sweep, Timers
+from anomalyd.daemon.dispatcher.timers import Sweep, Timers, WallClock
 from anomalyd.daemon.lifecycle import Lifecycle
 from anomalyd.daemon.metrics import serving_metrics
 from anomalyd.daemon.settings import Settings
@@ -22,6 +23,7 @@ from anomalyd.pipeline import rules
 from anomalyd.pipeline.finding import Contrast, Model
 from anomalyd.storage import deliveries
 from anomalyd.storage.alarms import AlarmKind, NewAlarm, raise_alarm
+from anomalyd.storage.clock_steps import ahead_of_clock, move_back
 from anomalyd.storage.engine import Store, open_store
 
 EXIT_OK = 0
@@ -37,6 +39,8 @@ CALM_S = 0.05
 AFTERTHOUGHT_S = 0.15
 """The gateway wakes ten times a second at most: after its last datagram an image may have come that had none."""
 TELL_EVERY_S = 60.0
+CLOCK_SLACK = timedelta(seconds=2)
+"""NTP slews below it."""
 log = structlog.get_logger()
 
 
@@ -73,6 +77,7 @@ class Dispatcher:
 
     def run(self, waiter: Waiter, stop: threading.Event, life: Lifecycle) -> None:
         """Recovers what a killed dispatcher left, then works until `stop`; returns when all threads have ended."""
+        self._heed_clock(ahead_of_clock(self._store))
         recovered = deliveries.recover_sending(self._store)
         outdated = self._selection.renew_outdated()
         log.info("dispatcher.recovered", deliveries=recovered, jobs_renewed=outdated)
@@ -81,7 +86,7 @@ class Dispatcher:
         self._timers.start()
         life.ready()
         try:
-            has_more = False
+            has_more, wall = False, WallClock(self._store.clock)
             while not stop.is_set():
                 timeout_s = AFTERTHOUGHT_S if has_more else min(TICK_S, max(CALM_S, self._closing.next_due_s()))
                 is_woken = waiter.wait(timeout_s)
@@ -92,6 +97,7 @@ class Dispatcher:
                     self._timers.kick("closing")
                 has_more = is_woken
                 self._timers.check()
+                self._heed_clock(wall.set_back_by())
                 if not self._timers.stuck():
                     life.alive()
         finally:
@@ -103,6 +109,12 @@ class Dispatcher:
         self._timers.stop()
         for courier in self._couriers.values():
             courier.join()
+
+    def _heed_clock(self, set_back_by: timedelta) -> None:
+        if set_back_by > CLOCK_SLACK:
+            moved = move_back(self._store, set_back_by)
+            log.warning("clock.set_back", by_s=round(set_back_by.total_seconds(), 1), moved=moved)
+            self._timers.kick("delivery", "leases")
 
     def _sweeps(self) -> tuple[Sweep, ...]:
         storage, attempts = self._settings.storage, self._settings.pipeline.max_attempts

@@ -1,0 +1,42 @@
+"""A wall clock that was set back must hold nothing: instants that lie ahead because of it are moved back with it.
+
+A step forward needs nothing: what waits comes early once, and tokens make a second run harmless (GATEWAY 7).
+"""
+
+from datetime import timedelta
+
+from sqlalchemy import select, update
+
+from anomalyd.storage import tables as t
+from anomalyd.storage.clock import from_text
+from anomalyd.storage.engine import Store
+from anomalyd.storage.tables import DeliveryState, JobState
+
+
+def ahead_of_clock(store: Store) -> timedelta:
+    """How far the newest audit row lies ahead of the clock: by so much it was set back since; 0 if it was not."""
+    newest = select(t.Audit.at).order_by(t.Audit.seq.desc()).limit(1)
+    with store.read() as connection:
+        at = connection.execute(newest).scalar()
+    return max(timedelta(0), from_text(at) - store.clock()) if at else timedelta(0)
+
+
+def move_back(store: Store, by: timedelta) -> int:
+    """Waiting times of deliveries, jobs and leases that were written before such a step; gives how many were moved.
+
+    A living worker's next sign of life sets its lease anew.
+    """
+    now = store.clock()
+    moved = 0
+    with store.write() as connection:
+        for key, column, waits in (
+            (t.Delivery.id, t.Delivery.next_at, t.Delivery.state.in_((DeliveryState.DUE, DeliveryState.SENDING))),
+            (t.Job.id, t.Job.not_before, t.Job.state == JobState.QUEUED),
+            (t.Job.id, t.Job.lease_until, t.Job.state == JobState.LEASED),
+        ):
+            ahead = connection.execute(select(key, column).where(waits, column > now)).all()
+            for row_id, at in ahead:
+                if at is not None:  # the comparison says so; the column's type does not
+                    connection.execute(update(key.class_).where(key == row_id).values({column.key: at - by}))
+            moved += len(ahead)
+    return moved
