@@ -5,19 +5,24 @@ A step forward needs nothing: what waits comes early once, and tokens make a sec
 
 from datetime import timedelta
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 from anomalyd.storage import tables as t
 from anomalyd.storage.clock import from_text
 from anomalyd.storage.engine import Store
 from anomalyd.storage.tables import DeliveryState, JobState
 
+LOOKED_AT = 5000
+
 
 def ahead_of_clock(store: Store) -> timedelta:
-    """How far the newest audit row lies ahead of the clock: by so much it was set back since; 0 if it was not."""
-    newest = select(t.Audit.at).order_by(t.Audit.seq.desc()).limit(1)
+    """How far the latest of the newest audit rows lies ahead of the clock: by so much it was set back; 0 if it was not.
+
+    Not the newest alone: roles that started after the step have written rows since.
+    """
+    newest = select(t.Audit.at).order_by(t.Audit.seq.desc()).limit(LOOKED_AT).subquery()
     with store.read() as connection:
-        at = connection.execute(newest).scalar()
+        at = connection.execute(select(func.max(newest.c.at))).scalar()
     return max(timedelta(0), from_text(at) - store.clock()) if at else timedelta(0)
 
 

@@ -74,7 +74,9 @@ def new_job(series: SeriesUID, set_name: str = "set", bundle: str = "") -> NewJo
 
 def add_job(store: Store, number: int = 1, bundle: str = "") -> Job:
     """A queued job of a new series."""
-    return queue.enqueue(store, new_job(add_series(store, number), bundle=bundle))
+    # As a series whose older job is done: a closed one without images would be refused by a running dispatcher.
+    series = add_series(store, number, state=SeriesState.QUEUED)
+    return queue.enqueue(store, new_job(series, bundle=bundle))
 
 
 def add_finished_job(
