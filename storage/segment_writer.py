@@ -4,6 +4,7 @@ Order on disk: a new segment is created and its name made durable before the fir
 After a failed write or flush the segment is closed for ever: what a second fsync says about it cannot be trusted.
 """
 
+import errno
 import fcntl
 import os
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from anomalyd.errors import Transient
+from anomalyd.storage import space
 from anomalyd.storage.crash import crash_point
 from anomalyd.storage.records import Buffer, NewRecord, Place, Record, Spilled
 from anomalyd.storage.segments import FIRST_SEGMENT, Damage, SegmentLog, sync_directory
@@ -21,6 +23,8 @@ from anomalyd.storage.segments import FIRST_SEGMENT, Damage, SegmentLog, sync_di
 SEGMENT_BYTES: Final = 256 * 1024 * 1024
 _IOV_MAX: Final = 1024  # Linux, limits.h
 _COPY_BYTES: Final = 1 << 20
+_RESERVE_BYTES: Final = 16 * 1024 * 1024
+_NO_COPY_IN_KERNEL: Final = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _LOCK_RETRY_S: Final = 0.5
 
 
@@ -45,6 +49,7 @@ class SegmentWriter:
         self._descriptor: int | None = None
         self._segment = 0
         self._end = 0
+        self._reserved = 0
 
     def lock(self, stop: threading.Event) -> bool:
         """Takes the exclusive right to write; a second gateway waits here. False when `stop` came first."""
@@ -102,12 +107,13 @@ class SegmentWriter:
             if self._descriptor is None or (self._end and self._end + size > self._segment_bytes):
                 self._roll()
                 begin = 0
+            self._reserve(self._end + size)
             places = self._write(records)
             crash_point("gateway.written")
             os.fdatasync(self._fd)
         except OSError as exc:
             failed = self._segment
-            self._drop_tail(begin)
+            self._end = begin  # `_abandon` cuts there: what a failed group left is taken back, if that can be done
             self._abandon()
             raise LogWriteFailed(failed, exc) from exc
         crash_point("gateway.flushed")
@@ -166,14 +172,20 @@ class SegmentWriter:
         return offset
 
     def _copy(self, data: Spilled, offset: int) -> int:
-        """Copies a spilled data set inside the kernel; gives the offset after it."""
+        """Copies a spilled data set, inside the kernel where that can be done; gives the offset after it."""
         done = 0
         while done < data.length:
-            copied = os.copy_file_range(
-                data.descriptor, self._fd, data.length - done, offset_src=done, offset_dst=offset + done
-            )
+            try:
+                copied = os.copy_file_range(
+                    data.descriptor, self._fd, data.length - done, offset_src=done, offset_dst=offset + done
+                )
+            except OSError as exc:
+                if exc.errno not in _NO_COPY_IN_KERNEL:
+                    raise
+                piece = os.pread(data.descriptor, _COPY_BYTES, done)
+                copied = self._write_pieces([piece], offset + done) - offset - done
             if copied == 0:
-                raise OSError(5, "the spilled data set is shorter than it was")
+                raise OSError(errno.EIO, "the spilled data set is shorter than it was")
             done += copied
         return offset + done
 
@@ -181,20 +193,23 @@ class SegmentWriter:
         self._abandon()
         number = max((self._segment, *self.log.segments()), default=0) + 1
         descriptor = os.open(self.log.path(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._descriptor, self._segment, self._end = descriptor, number, 0
+        self._descriptor, self._segment, self._end, self._reserved = descriptor, number, 0, 0
         os.fsync(descriptor)
         sync_directory(self.log.directory)
 
+    def _reserve(self, end: int) -> None:
+        """Room for the next records: appending to it needs half the CPU, and flushing waits less for the journal."""
+        if end > self._reserved:
+            upto = end + _RESERVE_BYTES
+            space.reserve(self._fd, self._reserved, upto - self._reserved)
+            self._reserved = upto
+
     def _abandon(self) -> None:
         if self._descriptor is not None:
+            with suppress(OSError):
+                os.ftruncate(self._descriptor, self._end)  # room that was reserved and not used
             os.close(self._descriptor)
             self._descriptor = None
-
-    def _drop_tail(self, offset: int) -> None:
-        """Takes back what a failed group left; where that fails too, the next start finds it torn or whole."""
-        if self._descriptor is not None:
-            with suppress(OSError):
-                os.ftruncate(self._descriptor, offset)
 
     def _cut(self, place: Place) -> None:
         descriptor = os.open(self.log.path(place.segment), os.O_WRONLY | os.O_CLOEXEC)
@@ -209,4 +224,4 @@ class SegmentWriter:
         self._segment = max(newest, end.segment if end.offset else 0)
         if newest >= FIRST_SEGMENT and self._reaches(end, newest):
             self._descriptor = os.open(self.log.path(newest), os.O_WRONLY | os.O_CLOEXEC)
-            self._end = self.log.size(newest)
+            self._end = self._reserved = self.log.size(newest)

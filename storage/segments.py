@@ -4,7 +4,6 @@ Files `segments/NNNNNNNN.seg`, append-only (writer: segment_writer.py), rolled a
 segment of its own. The one change ever made to a written record is `punch`: a study is forgotten on request.
 """
 
-import ctypes
 import hashlib
 import io
 import json
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from anomalyd.errors import Broken
+from anomalyd.storage import space
 from anomalyd.storage.records import (
     ALIGNMENT,
     HEADER_BYTES,
@@ -149,7 +149,7 @@ class SegmentLog:
             os.fdatasync(descriptor)
             _overwrite_with_zeros(descriptor, record.payload_offset, record.header.payload_length)
             os.fdatasync(descriptor)
-            _give_blocks_back(descriptor, record.payload_offset, record.header.payload_length)
+            space.give_back(descriptor, record.payload_offset, record.header.payload_length)
         finally:
             os.close(descriptor)
 
@@ -287,17 +287,6 @@ def _overwrite_with_zeros(descriptor: int, offset: int, length: int) -> None:
         piece = bytes(min(_READ_BYTES, length))
         _write_all(descriptor, piece, offset)
         offset, length = offset + len(piece), length - len(piece)
-
-
-_PUNCH_HOLE_KEEP_SIZE: Final = 0x02 | 0x01  # linux/falloc.h
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _give_blocks_back(descriptor: int, offset: int, length: int) -> None:
-    """Punches a hole where the file system can; the zeros stand already, so a refusal costs only space."""
-    fallocate = getattr(_libc, "fallocate64", None)
-    if fallocate is not None:
-        fallocate(descriptor, _PUNCH_HOLE_KEEP_SIZE, ctypes.c_int64(offset), ctypes.c_int64(length))
 
 
 def sync_directory(directory: Path) -> None:

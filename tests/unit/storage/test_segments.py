@@ -76,6 +76,29 @@ def test_a_spilled_data_set_is_copied_into_the_segment(writer: SegmentWriter, tm
     assert writer.log.read(places[2].segment, places[2].offset, len(PREFIX) + 5) == PREFIX + b"after"
 
 
+def test_a_spilled_data_set_is_copied_where_the_kernel_cannot(
+    writer: SegmentWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> int:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "copy_file_range", refused)  # another file system below the store
+    data = os.urandom(2_500_001)
+    spilled = Spilled(tmp_path)
+    spilled.write(data)
+    text = encode_facts({"sha256": hashlib.sha256(data).hexdigest()})
+    [place] = writer.append([NewRecord(RecordKind.INSTANCE, 1, text, PREFIX, spilled)])
+    assert writer.log.read(place.segment, place.offset, len(PREFIX) + len(data)) == PREFIX + data
+
+
+def test_room_that_was_reserved_is_given_back(tmp_path: Path) -> None:
+    writer, _ = opened(tmp_path)
+    writer.append([instance(b"x" * 5000)])
+    assert writer.log.size(1) < 10_000, "reserving changes no size"
+    writer.close()
+    assert writer.log.path(1).stat().st_blocks * 512 < 20_000
+
+
 def test_scan_gives_instances_and_notes_in_order_from_any_record_on(writer: SegmentWriter) -> None:
     places = writer.append([instance(b"a"), note(why="duplicate"), instance(b"b")])
     everything = list(writer.log.scan())
