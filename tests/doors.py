@@ -13,7 +13,7 @@ from anomalyd.daemon.settings import DaemonSettings
 from anomalyd.storage.engine import Store, open_store
 from anomalyd.storage.inbox import Inbox
 from anomalyd.storage.settings import StorageSettings
-from running import free_port
+from ports import free_port
 
 SELF_ECHO = "ECHO"
 

@@ -23,8 +23,9 @@ from pynetdicom.dsutils import encode
 
 from bench.harness import Case, Figures, Measure, peak_mb
 from bench.stock_scp import Receiver, orthanc, pynetdicom_scp, storescp
+from ports import free_port
 from raw_scu import PDU_LIMIT, RawAssociation, store_message
-from running import RunningDaemon, free_port
+from running import RunningDaemon
 
 ROUNDS = 5
 ASSOCIATIONS = (1, 4, 8)
@@ -136,6 +137,12 @@ def _ours(folder: Path) -> Iterator[Receiver]:
         yield Receiver(daemon.port, daemon.children["gateway"].pid)
 
 
+def _peer(
+    start: Callable[[str, int, Path], AbstractContextManager[Receiver]], program: str, folder: Path
+) -> AbstractContextManager[Receiver]:
+    return start(program, free_port(), folder)
+
+
 def _pynetdicom(mode: str, folder: Path) -> AbstractContextManager[Receiver]:
     return pynetdicom_scp(free_port(), folder, mode)
 
@@ -150,14 +157,9 @@ def _cases() -> Iterator[Case]:
         yield Case(f"{size} pynetdicom decode + save_as", partial(_measured, partial(_pynetdicom, "decode"), size))
         yield Case(f"{size} pynetdicom raw file", partial(_measured, partial(_pynetdicom, "raw"), size))
         if found := _program("storescp"):
-            yield Case(
-                f"{size} storescp --fork",
-                partial(_measured, lambda folder, p=found: storescp(p, free_port(), folder), size),
-            )
+            yield Case(f"{size} storescp --fork", partial(_measured, partial(_peer, storescp, found), size))
         if found := _program("Orthanc"):
-            yield Case(
-                f"{size} Orthanc", partial(_measured, lambda folder, p=found: orthanc(p, free_port(), folder), size)
-            )
+            yield Case(f"{size} Orthanc", partial(_measured, partial(_peer, orthanc, found), size))
 
 
 CASES = tuple(_cases())

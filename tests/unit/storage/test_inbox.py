@@ -119,7 +119,7 @@ def test_a_record_is_a_part_10_file_with_its_source(inbox: Inbox, store: Store, 
     assert ds.SOPInstanceUID == ds.file_meta.MediaStorageSOPInstanceUID == "1.2.3.1.1"
     assert ds.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
     assert ds.file_meta.SourceApplicationEntityTitle == "SCANNER"
-    assert ds.file_meta.ImplementationVersionName.startswith("ANOMALYD_")
+    assert str(ds.file_meta.ImplementationVersionName).startswith("ANOMALYD_")
 
 
 def test_the_same_bytes_again_are_a_duplicate_and_no_second_row(inbox: Inbox, store: Store) -> None:
@@ -277,7 +277,7 @@ def test_replay_rebuilds_index_and_audit_chain_as_they_were(
 
     keep_a_state()
     for step in (1, 2, 3, 4, 5, 6, 7):
-        work = [
+        work: Callable[[], object] = [
             lambda: inbox.accept(received(data_set(1))),
             lambda: inbox.accept(received(data_set(1))),
             lambda: inbox.accept(received(data_set(1, content=b"\5\6"))),
