@@ -3,7 +3,7 @@
 Two threads. The committer takes all that waits and makes it durable in the log with one `writev` and one `fdatasync`;
 groups form by themselves while it works (GATEWAY 4). The indexer then writes index and audit rows for all groups that
 wait. With Acknowledge.AFTER_FLUSH a caller goes on after the first, with AFTER_INDEX after the second
-(docs/decisions/0030-acknowledge-after-flush.md).
+(docs/decisions/0050-acknowledge-after-flush.md).
 """
 
 import queue
