@@ -4,6 +4,7 @@ It may be killed at any moment; what it leaves are result files that nobody refe
 """
 
 import ctypes
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -54,6 +55,8 @@ def serve_jobs(connection: Connection, settings: Settings) -> None:
         return
     connection.send(analyst.warm_up())
     serve(connection, analyst.analyse)
+    sys.stderr.flush()
+    os._exit(0)  # taking torch and its threads down in order takes seconds and gives nothing
 
 
 def serve(connection: Connection, analyse: Analyse) -> None:

@@ -73,6 +73,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         wait_until(lambda: _ended(store), limit_s=LIMIT_S, what="all results confirmed")
         yield running
         store.close()
+        daemon.stop()
+        assert {child.returncode for child in daemon.children.values()} == {0}  # SIGTERM ends each in good order
 
 
 def _ended(store: Store) -> bool:
