@@ -9,7 +9,7 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.transport import AssociationSocket, RequestHandler
 
 from anomalyd.daemon.gateway import fast, scp
-from anomalyd.daemon.gateway.fast import MonotonicTimer
+from anomalyd.daemon.gateway.connection import MonotonicTimer
 
 
 def test_every_overridden_member_is_there_with_its_parameters() -> None:

@@ -37,6 +37,7 @@ from raw_scu import (
 from waiting import wait_until
 
 SUCCESS, NO_SPACE, MISMATCH, UNREADABLE, NOT_SUPPORTED = 0x0000, 0xA700, 0xA900, 0xC000, 0x0122
+FAST_ONLY = pytest.mark.parametrize("is_fast", [True], ids=["fast"], indirect=True)
 BOTH = ((VERIFICATION, ExplicitVRLittleEndian), *MR_CONTEXT)
 
 
@@ -162,11 +163,13 @@ def test_a_bad_data_set_is_refused_by_its_status_and_the_association_goes_on(doo
     assert door.stored() == 1
 
 
-@pytest.mark.parametrize("data", [b"", None], ids=["empty PDV", "no data set"])
-def test_an_empty_object_is_refused(make_door: MakeDoor, is_fast: bool, data: bytes | None) -> None:  # noqa: FBT001 - a fixture's value
-    if not is_fast and data is None:
-        pytest.skip("pynetdicom's own classes ignore a C-STORE request without a data set")
-    door = make_door()
+@pytest.mark.parametrize(
+    ("is_fast", "data"),
+    [(True, b""), (True, None), (False, b"")],  # pynetdicom's own classes ignore a request without a data set
+    ids=["fast, empty PDV", "fast, no data set", "stock, empty PDV"],
+    indirect=["is_fast"],
+)
+def test_an_empty_object_is_refused(door: OpenDoor, data: bytes | None) -> None:
     with RawAssociation(door.port) as scu:
         if data is None:
             message = pdu(P_DATA, pdv(store_command(uid_of(1), data=0x0101), 1, 3))
@@ -177,11 +180,9 @@ def test_an_empty_object_is_refused(make_door: MakeDoor, is_fast: bool, data: by
     assert door.kinds() == ["rejected", "received"]
 
 
+@FAST_ONLY  # pynetdicom's own classes abort, or do not answer
 @pytest.mark.parametrize("bad", ["../../etc/passwd", "1." + "2" * 70, "", "MARKER^Patient", "1.2.3\0.4"])
-def test_a_bad_uid_in_the_command_is_refused_and_not_repeated(make_door: MakeDoor, is_fast: bool, bad: str) -> None:  # noqa: FBT001 - a fixture's value
-    if not is_fast:
-        pytest.skip("pynetdicom's own classes abort, or do not answer")
-    door = make_door()
+def test_a_bad_uid_in_the_command_is_refused_and_not_repeated(door: OpenDoor, bad: str) -> None:
     with RawAssociation(door.port) as scu:
         assert scu.store(image(1), bad) == UNREADABLE
         assert scu.store(image(5), uid_of(5)) == SUCCESS
@@ -375,10 +376,8 @@ def test_an_idle_association_is_aborted(make_door: MakeDoor) -> None:
     wait_until(lambda: door.door.visitors() == 0, limit_s=10, what="its place is free")
 
 
-def test_a_pdu_longer_than_agreed_is_never_allocated(make_door: MakeDoor, is_fast: bool) -> None:  # noqa: FBT001 - a fixture's value
-    if not is_fast:
-        pytest.skip("pynetdicom's own classes read whatever length the peer writes")
-    door = make_door()
+@FAST_ONLY  # pynetdicom's own classes read whatever length the peer writes
+def test_a_pdu_longer_than_agreed_is_never_allocated(door: OpenDoor) -> None:
     with RawAssociation(door.port) as scu:
         scu.socket.sendall(struct.pack(">BBL", P_DATA, 0, 0xFFFFFFFF))
         kind, _ = scu.read_pdu()
@@ -398,17 +397,17 @@ BROKEN = {
 }
 
 
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnhandledThreadExceptionWarning"
-)  # pynetdicom's own threads die of it
-@pytest.mark.parametrize("case", BROKEN)
-def test_whoever_breaks_the_protocol_is_let_go_and_nobody_else_is_hurt(
-    make_door: MakeDoor,
-    case: str,
-    is_fast: bool,  # noqa: FBT001 - a fixture's value
-) -> None:
-    if not is_fast and case in ("PDV of length zero", "PDV cut off", "PDV longer than its PDU"):
-        pytest.skip("pynetdicom's own classes wait for more")
+STOCK_WAITS = ("PDV of length zero", "PDV cut off", "PDV longer than its PDU")
+THREADS_OF_PYNETDICOM_DIE = "ignore::pytest.PytestUnhandledThreadExceptionWarning"
+
+
+@pytest.mark.filterwarnings(THREADS_OF_PYNETDICOM_DIE)
+@pytest.mark.parametrize(
+    ("is_fast", "case"),
+    [*((True, case) for case in BROKEN), *((False, case) for case in BROKEN if case not in STOCK_WAITS)],
+    indirect=["is_fast"],
+)
+def test_whoever_breaks_the_protocol_is_let_go_and_nobody_else_is_hurt(make_door: MakeDoor, case: str) -> None:
     door = make_door(idle_timeout=2)
     with RawAssociation(door.port) as bystander, RawAssociation(door.port) as scu:
         scu.socket.sendall(BROKEN[case])
