@@ -87,6 +87,7 @@ def _write(fresh: Path, description: BundleDescription, cohort: Cohort, trainee:
     (fresh / DESCRIPTION).write_text(text, encoding="utf-8")
     weights = {name: value.detach().float().contiguous().cpu() for name, value in trainee.average.state_dict().items()}
     save_file(weights, fresh / WEIGHTS)
+    (fresh / WEIGHTS).chmod(0o644)  # safetensors makes it private; a bundle is read by the service's user
     brain = cohort.template.brain
     write_nifti(fresh / TEMPLATE, np.rint(brain.voxels * 1000.0).astype(np.int16), brain.grid)
     write_nifti(fresh / BRAIN_MASK, cohort.template.mask.astype(np.uint8), brain.grid)

@@ -52,8 +52,8 @@ class Recipe:
 RECIPES: dict[Preset, Recipe] = {
     "compact": Recipe(
         NetworkSettings(),
-        ReconstructionSettings(timesteps=(299, 499), fields_per_timestep=2),
-        ScoreSettings(mode="normative", weights={"ssim": 1.0, "residual": 1.0, "intensity": 1.0}),
+        ReconstructionSettings(timesteps=(399, 499), fields_per_timestep=2),
+        ScoreSettings(mode="normative", weights={"ssim": 0.3, "residual": 0.3, "intensity": 1.0}),
         (64, 96, 80),
         60_000,
     )
