@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Scratch files of tests in memory where there is room: hundreds of small databases that are flushed for nothing.
+IN_MEMORY = $(shell [ "$$(df --output=avail /dev/shm 2>/dev/null | tail -n 1)" -gt 6000000 ] 2>/dev/null && echo PYTEST_DEBUG_TEMPROOT=/dev/shm)
+PYTEST = $(IN_MEMORY) $(BIN)/pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check lint types imports faults peers bench wheel format lock
@@ -23,7 +26,7 @@ demo: $(STAMP) ## a scanner's send, the analysis and the way back to a PACS, on 
 	PYTHONPATH=tests $(BIN)/python -m demo $(if $(DIR),--dir "$(DIR)")
 
 test: $(STAMP) ## the whole suite; peers that are not installed are skipped with the install line
-	$(BIN)/pytest
+	$(PYTEST)
 
 lint: $(STAMP) ## ruff: format and rules
 	$(BIN)/ruff format --check . && $(BIN)/ruff check .
@@ -37,10 +40,10 @@ imports: $(STAMP) ## which way imports point
 check: lint types imports test ## what a change must pass
 
 faults: $(STAMP) ## the long crash and fault trials
-	$(BIN)/pytest -m faults
+	$(PYTEST) -m faults
 
 peers: $(STAMP) ## only the tests against Orthanc, dcmtk, dicom3tools
-	$(BIN)/pytest -m peer
+	$(PYTEST) -m peer
 
 format: $(STAMP) ## rewrite in house form
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .

@@ -1,11 +1,15 @@
 """Fixtures for all tests: data beside the checkout, free ports, waiting on conditions, programs from outside."""
 
+import logging
 import shutil
+import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 import ports
 from anomalyd.storage.engine import Store, open_store
@@ -15,6 +19,17 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 
 WaitUntil = Callable[..., None]
 FreePort = Callable[[], int]
+
+
+@pytest.fixture(autouse=True)
+def log_as_before() -> Iterator[None]:
+    """A command that was run in this process has set up the log: the next test finds it as it was."""
+    root, hook, shown = logging.getLogger(), threading.excepthook, warnings.showwarning
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:], threading.excepthook, warnings.showwarning = handlers, hook, shown
+    root.setLevel(level)
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

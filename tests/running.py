@@ -147,7 +147,7 @@ class RunningDaemon:
                 "port": self.port,
                 "accept_from": ["any"],
                 "settle_period": 1,
-                "series_quiet_period": 3,
+                "series_quiet_period": 8,
                 "destinations": [pacs.destination for pacs in destinations],
                 **(daemon or {}),
             },

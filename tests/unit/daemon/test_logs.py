@@ -5,7 +5,6 @@ import json
 import logging
 import threading
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,16 +15,6 @@ from anomalyd.errors import Transient
 
 MARKER = "Zebrafish^Walpurga"
 """A planted patient name."""
-
-
-@pytest.fixture(autouse=True)
-def put_back() -> Iterator[None]:
-    root, hook, shown = logging.getLogger(), threading.excepthook, warnings.showwarning
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:], threading.excepthook, warnings.showwarning = handlers, hook, shown
-    root.setLevel(level)
-    structlog.reset_defaults()
 
 
 @pytest.fixture
