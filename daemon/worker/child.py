@@ -35,6 +35,8 @@ from anomalyd.storage.jobs import Job
 
 OOM_SCORE = "500"
 """When memory runs out, the kernel takes the child, not the gateway (proc(5), oom_score_adj)."""
+NICENESS = 5
+"""The door is opened first: an analysis must not make a scanner wait (GATEWAY 8.4)."""
 MID_ANALYSIS = Stage.RECONSTRUCT
 _PR_SET_PDEATHSIG = 1
 log = structlog.get_logger()
@@ -119,7 +121,8 @@ class _Stages:
 
 
 def _bind_to_parent() -> None:
-    """Die with the parent, before the others when memory runs out, and not of the terminal's Ctrl-C."""
+    """Die with the parent, before the others when memory runs out, and not of the terminal's Ctrl-C; yield to them."""
+    os.nice(NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # systemd sends it to the whole group; the parent ends us
     if sys.platform == "linux":
