@@ -8,7 +8,6 @@ state machine, and every other message stay pynetdicom's. `misfit` says when a r
 import inspect
 import queue
 import threading
-from copy import deepcopy
 from typing import Any, Final
 
 import pynetdicom
@@ -54,6 +53,9 @@ class FastDul(DULServiceProvider):
         finally:
             self.wake.close()
             self._messages.broken_off()
+            if self.assoc.requestor.primitive is None:
+                # The association's thread waits for a request that cannot come any more: up to acse_timeout otherwise
+                self.to_user_queue.put(None)
             self._fast_assoc.activity.set()
 
     def send_pdu(self, primitive: Any) -> None:
@@ -196,7 +198,7 @@ class FastRequestHandler(RequestHandler):
         assoc.acceptor.address_info = self.local
         assoc.acceptor.implementation_class_uid = ae.implementation_class_uid
         assoc.acceptor.implementation_version_name = ae.implementation_version_name
-        assoc.acceptor.supported_contexts = deepcopy(server.contexts)
+        assoc.acceptor.supported_contexts = list(server.contexts)  # only read: a deep copy took most of an accept
         assoc.requestor.address_info = self.remote
         for event in server.get_events():
             bound: Any = server.get_handlers(event)

@@ -126,3 +126,4 @@ class MessageReader:
         """The association ended: what was being received is given up."""
         self._clear()
         self._data_set.end()
+        self._data_set.forget_pieces()  # an association is a cycle of objects: its memory would wait for the collector
