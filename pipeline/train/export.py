@@ -4,7 +4,6 @@ import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import yaml
@@ -44,10 +43,8 @@ from anomalyd.pipeline.train.checkpoint import Trainee
 from anomalyd.pipeline.train.cohort import Scan
 from anomalyd.pipeline.train.model_card import model_card
 from anomalyd.pipeline.train.prepare import Cohort
+from anomalyd.pipeline.train.recipe import Recipe
 from anomalyd.pipeline.volume import FloatMap
-
-if TYPE_CHECKING:
-    from anomalyd.pipeline.train.fit import Recipe
 
 UNCALIBRATED = Calibration(
     scans=0, subjects=(), note="not calibrated yet", operating_points=(), voxel_rates=(), scan_scores=()
@@ -55,7 +52,7 @@ UNCALIBRATED = Calibration(
 
 
 def export_bundle(
-    out: Path, cohort: Cohort, recipe: "Recipe", trainee: Trainee, *, contrast: Contrast, seed: int
+    out: Path, cohort: Cohort, recipe: Recipe, trainee: Trainee, *, contrast: Contrast, seed: int
 ) -> Bundle:
     """The bundle at `out`, replacing an older one there; not calibrated yet.
 
@@ -110,7 +107,7 @@ def _healthy(
 
 
 def _describe(
-    name: str, cohort: Cohort, recipe: "Recipe", steps: int, *, contrast: Contrast, seed: int
+    name: str, cohort: Cohort, recipe: Recipe, steps: int, *, contrast: Contrast, seed: int
 ) -> BundleDescription:
     """What bundle.yaml says."""
     first = cohort.box.index_to_lps[:3, 3]

@@ -6,14 +6,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from anomalyd.errors import ConfigError
-from anomalyd.pipeline.bundle import NetworkSettings, ReconstructionSettings, ScoreSettings
 from anomalyd.pipeline.finding import Contrast
 from anomalyd.pipeline.stages.network import DenoisingNetwork, Schedule, build_network, schedule
 from anomalyd.pipeline.train.augment import corrupt, noise_crops, noise_tiles, vary
@@ -22,42 +20,7 @@ from anomalyd.pipeline.train.checkpoint import Trainee, load_checkpoint, save_ch
 from anomalyd.pipeline.train.cohort import list_scans, split_by_subject
 from anomalyd.pipeline.train.export import export_bundle
 from anomalyd.pipeline.train.prepare import LEVELS, Cohort, prepare_cohort
-
-Preset = Literal["compact"]
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How a network is trained; bundle.yaml keeps it."""
-
-    network: NetworkSettings
-    reconstruction: ReconstructionSettings
-    score: ScoreSettings
-    box_shape: tuple[int, int, int]
-    steps: int
-    batch: int = 8
-    learning_rate: float = 5e-4
-    warm_up: int = 200
-    last_share: float = 0.02
-    """Learning rate at the last step over the highest."""
-    ema: float = 0.999
-    clip: float = 1.0
-    weight_decay: float = 1e-4
-    timesteps: tuple[int, int] = (50, 850)
-    save_every: int = 250
-    report_every: int = 50
-    noise_tiles: int = 12
-
-
-RECIPES: dict[Preset, Recipe] = {
-    "compact": Recipe(
-        NetworkSettings(),
-        ReconstructionSettings(timesteps=(399, 499), fields_per_timestep=2),
-        ScoreSettings(mode="normative", weights={"ssim": 0.3, "residual": 0.3, "intensity": 1.0}),
-        (64, 96, 80),
-        60_000,
-    )
-}
+from anomalyd.pipeline.train.recipe import RECIPES, Preset, Recipe
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,9 @@ from anomalyd.pipeline.train.augment import corrupt, noise_tiles, vary
 from anomalyd.pipeline.train.checkpoint import Trainee, load_checkpoint
 from anomalyd.pipeline.train.cohort import Scan
 from anomalyd.pipeline.train.export import export_bundle
-from anomalyd.pipeline.train.fit import Progress, Recipe, fit, train_bundle
+from anomalyd.pipeline.train.fit import Progress, fit, train_bundle
 from anomalyd.pipeline.train.prepare import Cohort
+from anomalyd.pipeline.train.recipe import Recipe
 from anomalyd.pipeline.volume import Grid
 from tiny_bundle import made_up_brain
 
