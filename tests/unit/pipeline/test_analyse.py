@@ -1,7 +1,6 @@
 """The door `analyse`: deterministic, true to the source's geometry, and silent where it cannot judge."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,13 +138,13 @@ def test_what_cannot_be_judged_is_withheld_with_its_criterion(sick: Volume, bund
     constant = Volume(np.full(shape, 7.0, dtype=np.float32), sick.grid)
     few = Volume(sick.voxels[30:36], Grid((6, *shape[1:]), sick.grid.index_to_lps))
     low_half = Volume(sick.voxels[:34], Grid((34, *shape[1:]), sick.grid.index_to_lps))
-    noise = np.random.default_rng(3).normal(500.0, 80.0, shape).astype(np.float32) * (sick.voxels > 0)
+    inverted = np.where(sick.voxels > 0, 1000.0 - sick.voxels, 0.0).astype(np.float32)  # as another contrast is
     strict = _gated(bundle, GateSettings(brain_ml=(300.0, 2300.0)))
     cases = {
         "constant_image": (constant, bundle),
         "slices": (few, bundle),
         "brain_volume_ml": (sick, _gated(bundle, GateSettings(brain_ml=(1500.0, 1600.0)))),
-        "registration_similarity": (Volume(noise, sick.grid), strict),
+        "registration_similarity": (Volume(inverted, sick.grid), strict),
         "brain_coverage": (low_half, _gated(bundle, replace_gate(bundle, coverage=0.9))),
     }
     for criterion, (volume, judge) in cases.items():
