@@ -4,7 +4,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pynetdicom import AE
+from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at import time by pynetdicom
     SecondaryCaptureImageStorage,
@@ -12,6 +12,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at impo
     Verification,
 )
 
+from anomalyd.daemon import scu
 from anomalyd.daemon.settings import Destination
 from anomalyd.ids import AETitle
 
@@ -74,7 +75,8 @@ def _associate(to: Destination, address: str, calling: AETitle) -> Association:
     entity.dimse_timeout, entity.network_timeout = to.dimse_timeout, to.network_timeout
     for sop_class in (Verification, SegmentationStorage, SecondaryCaptureImageStorage):
         entity.add_requested_context(sop_class)
-    return entity.associate(address, to.port, ae_title=to.ae_title)
+    handlers: list[evt.EventHandlerType] = [(evt.EVT_CONN_OPEN, scu.prepare)]
+    return entity.associate(address, to.port, ae_title=to.ae_title, evt_handlers=handlers)
 
 
 def _not_established(association: Association, to: Destination, calling: AETitle) -> Step:

@@ -23,9 +23,9 @@ from pydicom.filewriter import write_file_meta_info
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.dsutils import split_dataset
-from pynetdicom.events import Event
 from pynetdicom.presentation import build_context
 
+from anomalyd.daemon import scu
 from anomalyd.errors import Transient
 from anomalyd.ids import AETitle
 
@@ -218,15 +218,8 @@ def _associate(files: Iterable[Outgoing], to: Receiver) -> Association:
     pairs = dict.fromkeys((file.sop_class, file.transfer_syntax) for file in files)
     contexts = [build_context(*pair) for pair in pairs]
     return AE(to.calling).associate(
-        to.host, to.port, contexts, to.called, evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once)]
+        to.host, to.port, contexts, to.called, evt_handlers=[(evt.EVT_CONN_OPEN, scu.prepare)]
     )
-
-
-def _send_at_once(event: Event) -> None:
-    """TCP_NODELAY: else each image waits 40 ms for the peer's delayed ACK."""
-    transport = event.assoc.dul.socket
-    if transport is not None and transport.socket is not None:
-        transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _send_over(association: Association, waiting: deque[Outgoing], note: Callable[[Answer], None]) -> str:

@@ -27,6 +27,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at impo
     Verification,
 )
 
+from anomalyd.daemon import scu
 from anomalyd.ids import SeriesUID
 from anomalyd.storage.deliveries import deliveries
 from anomalyd.storage.engine import Store, open_store
@@ -82,7 +83,7 @@ class ReceivingPacs:
         self._server = entity.start_server(
             (self.host, self.port),
             block=False,
-            evt_handlers=[(evt.EVT_C_STORE, self._keep), (evt.EVT_CONN_OPEN, _send_at_once)],
+            evt_handlers=[(evt.EVT_C_STORE, self._keep), (evt.EVT_CONN_OPEN, _answer_at_once)],
         )
 
     def stop(self) -> None:
@@ -290,7 +291,7 @@ class RunningDaemon:
         datasets = [pydicom.dcmread(path) for path in files]
         entity = _scanner(calling, datasets)
         association = entity.associate(
-            "127.0.0.1", self.port, ae_title=called, evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once)]
+            "127.0.0.1", self.port, ae_title=called, evt_handlers=[(evt.EVT_CONN_OPEN, scu.prepare)]
         )
         if not association.is_established:
             raise ConnectionRefusedError(f"the daemon takes no association from {calling} for {called}")
@@ -310,8 +311,8 @@ class RunningDaemon:
         return "" if code is None else f"it ended with code {code}\n{self.log_text(role)[-3000:]}"
 
 
-def _send_at_once(event: Event) -> None:
-    """TCP_NODELAY, as good modalities have it: else each image waits 40 ms for the peer's delayed ACK."""
+def _answer_at_once(event: Event) -> None:
+    """TCP_NODELAY: else each answer waits 40 ms for the peer's delayed ACK."""
     event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # type: ignore[union-attr]  # open
 
 

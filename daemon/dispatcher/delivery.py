@@ -22,6 +22,7 @@ from pynetdicom.association import Association
 from pynetdicom.events import Event
 from pynetdicom.presentation import PresentationContext, build_context
 
+from anomalyd.daemon import scu
 from anomalyd.daemon.settings import Destination
 from anomalyd.ids import AETitle, InstanceUID
 from anomalyd.storage.crash import crash_point
@@ -286,13 +287,13 @@ def _accepts(association: Association, sop_class: str, transfer_syntax: str | No
 
 
 def _tune_socket(event: Event, network_timeout_s: float) -> None:
-    """No waiting for full segments, and no write that waits for ever on a peer that stopped reading.
+    """What `scu.prepare` does, and no write that waits for ever on a peer that stopped reading.
 
     pynetdicom takes the time-out off after connecting; a DUL thread in a blocking send would never end.
     """
+    scu.prepare(event)
     transport = event.assoc.dul.socket
     if transport is not None and transport.socket is not None:
-        transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         transport.socket.settimeout(network_timeout_s)
 
 

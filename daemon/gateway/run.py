@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Final
 
 import structlog
-from pynetdicom import AE
+from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made by a module-level __getattr__
 
-from anomalyd.daemon import notify, wake
+from anomalyd.daemon import notify, scu, wake
 from anomalyd.daemon.gateway.door import Door, DoorLimits
 from anomalyd.daemon.gateway.peers import AcceptList
 from anomalyd.daemon.gateway.scp import GatewayServer, listen
@@ -107,7 +107,8 @@ def _echoes(server: GatewayServer, title: str, own_title: str) -> bool:
     ae = AE(title)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = _ECHO_TIMEOUT_S
     ae.add_requested_context(Verification)
-    assoc = ae.associate(_reachable(str(host)), int(port), ae_title=own_title)
+    handlers: list[evt.EventHandlerType] = [(evt.EVT_CONN_OPEN, scu.prepare)]
+    assoc = ae.associate(_reachable(str(host)), int(port), ae_title=own_title, evt_handlers=handlers)
     try:
         is_answered = assoc.is_established and assoc.send_c_echo().get("Status") is not None
     finally:
