@@ -39,10 +39,15 @@ def run(console: Console, out: Path, own: Path | None) -> int:
     console.print(f"[bold]PACS[/]      DEMOPACS at 127.0.0.1:{pacs.port}, keeps what it gets in {pacs.folder}")
     started = time.monotonic()
     with pacs, daemon:
+        with console.status("three roles start, the worker loads its model and tries it"):
+            wait_until(
+                lambda: _is_ready(daemon.log_text("serve")),
+                limit_s=START_LIMIT_S,
+                what="all roles are ready",
+                give_up=lambda: daemon.ended("serve"),
+            )
         took = time.monotonic() - started
-        console.print(
-            f"[bold]daemon[/]    ANOMALYD at 127.0.0.1:{daemon.port}, three roles, answers after {took:.1f} s"
-        )
+        console.print(f"[bold]daemon[/]    ANOMALYD at 127.0.0.1:{daemon.port}, three roles, ready after {took:.1f} s")
         views = _follow(console, daemon, pacs, series)
         trails = [_audit_trail(daemon, sent, out / "results" / f"series-{n}") for n, sent in enumerate(series, 1)]
     reports = _read_back(pacs.folder, series, views, trails)
