@@ -92,7 +92,9 @@ class FastDul(DULServiceProvider):
             self._door.protocol_error(self.assoc, str(exc))
             connection.throw_away()
             self.event_queue.put("Evt19")
-        except OSError:
+        except OSError as exc:
+            if isinstance(exc, TimeoutError):
+                self._door.protocol_error(self.assoc, str(exc))
             self.event_queue.put("Evt17")
 
     @property

@@ -77,18 +77,18 @@ def _synthetic_mr(rows: int, columns: int) -> bytes:
     return BytesIO(raw).getvalue()
 
 
-def _run(receiver: Receiver, messages: list[bytes], associations: int) -> tuple[float, float]:
+def send(receiver: Receiver, messages: list[bytes], associations: int) -> tuple[float, float]:
     """Images per second, CPU milliseconds per image."""
     open_ones = [RawAssociation(receiver.port, called=receiver.called) for _ in range(associations)]
     wrong: list[int] = []
 
-    def send(number: int) -> None:
+    def send_share(number: int) -> None:
         for message in messages[number::associations]:
             status = open_ones[number].ask(message)
             if status:
                 wrong.append(status)
 
-    senders = [threading.Thread(target=send, args=(number,)) for number in range(associations)]
+    senders = [threading.Thread(target=send_share, args=(number,)) for number in range(associations)]
     cpu_before, begun = _cpu_s(receiver.pid), time.perf_counter()
     for sender in senders:
         sender.start()
@@ -121,7 +121,7 @@ def _measured(open_receiver: Callable[[Path], AbstractContextManager[Receiver]],
         def measure() -> Figures:
             figures: dict[str, float] = {}
             for associations in ASSOCIATIONS:
-                rate, cpu_ms = _run(receiver, images.messages(number, pdu_bytes), associations)
+                rate, cpu_ms = send(receiver, images.messages(number, pdu_bytes), associations)
                 figures[f"images_per_s_{associations}"] = rate
                 figures["cpu_ms"] = cpu_ms
             figures["peak_mb"] = peak_mb(receiver.pid)
