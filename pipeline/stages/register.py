@@ -1,8 +1,8 @@
 """Affine registration of a stripped brain to the bundle's template.
 
 Gauss-Newton on intensity differences with a linear intensity fit and Tukey's weights, so that a lesion does not pull:
-three levels take about one second on one core and give the same bytes for the same input. (Mutual information with
-SimpleITK took ten times as long and sums in the order its threads finish.)
+three levels take about one second on one core and give the same bytes for the same input (SimpleITK's metrics sum in
+the order its threads finish).
 """
 
 from dataclasses import dataclass
