@@ -31,10 +31,14 @@ sys.exit(done.exit_code)
 LIMIT_S = 400.0
 
 
-def analysed(source: Path, out: Path, hash_seed: str) -> dict[str, str]:
-    """SHA-256 of every file that a fresh process makes of a folder; of report.json without what took how long."""
+def begin(source: Path, out: Path, hash_seed: str) -> "subprocess.Popen[bytes]":
+    """A fresh process that analyses a folder."""
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
-    subprocess.run([sys.executable, "-c", ANALYSE, source, out], env=environment, check=True, timeout=LIMIT_S)
+    return subprocess.Popen([sys.executable, "-c", ANALYSE, source, out], env=environment)
+
+
+def made(out: Path) -> dict[str, str]:
+    """SHA-256 of every file; of report.json without what took how long."""
     return {str(p.relative_to(out)): digest(p) for p in sorted(out.rglob("*")) if p.is_file()}
 
 
@@ -57,8 +61,12 @@ def test_two_runs_make_the_same_files(tmp_path: Path) -> None:
     for number, file in enumerate(reversed(series.files)):
         (other_order / f"{number:04d}.dcm").write_bytes(file.read_bytes())
 
-    first = analysed(series.folder, tmp_path / "first", "1")
-    second = analysed(other_order, tmp_path / "second", "2")
+    with (
+        begin(series.folder, tmp_path / "first", "1") as one,
+        begin(other_order, tmp_path / "second", "2") as other,
+    ):
+        assert (one.wait(LIMIT_S), other.wait(LIMIT_S)) == (0, 0)
+    first, second = made(tmp_path / "first"), made(tmp_path / "second")
 
     assert {name for name in first if first[name] != second.get(name)} == set()
     assert first.keys() == second.keys()
