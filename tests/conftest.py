@@ -3,7 +3,6 @@
 import logging
 import shutil
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 import structlog
 
 import ports
+import waiting
 from anomalyd.storage.engine import Store, open_store
 from anomalyd.storage.settings import StorageSettings
 
@@ -57,12 +57,8 @@ def free_ports() -> FreePort:
 def wait_until() -> WaitUntil:
     """Waits on a condition: `wait_until(lambda: queue.depth() == 0, limit_s=5)`; fails the test at the limit."""
 
-    def wait(condition: Callable[[], object], limit_s: float = 10.0, what: str = "") -> None:
-        deadline = time.monotonic() + limit_s
-        while not condition():
-            if time.monotonic() > deadline:
-                pytest.fail(f"not within {limit_s} s: {what or 'the awaited condition'}")
-            time.sleep(0.01)  # the one place of the suite that polls
+    def wait(condition: Callable[[], object], limit_s: float = 10.0, what: str = "the awaited condition") -> None:
+        waiting.wait_until(condition, limit_s=limit_s, what=what, step_s=0.01)
 
     return wait
 
