@@ -17,7 +17,7 @@ def bundle_paths(settings: PipelineSettings) -> tuple[Path, ...]:
 def bundles_in_force(settings: PipelineSettings) -> Mapping[Contrast, Model]:
     """Contrast -> model, every file checked, without torch.
 
-    Raises ConfigError where two serve one contrast or a directory is no bundle; Broken where a file was altered.
+    Raises ConfigError where two serve one contrast, a directory is no bundle, or a file was altered.
     """
     found: dict[Contrast, Model] = {}
     for path in bundle_paths(settings):

@@ -110,7 +110,8 @@ class Bundle:
 def load_bundle(path: Path) -> Bundle:
     """The bundle of a directory, every file checked against its recorded hash.
 
-    Raises ConfigError where the directory is no bundle; Broken where a file is not what was recorded.
+    Raises ConfigError where the directory is no bundle or a file is not what was recorded; Broken where one of them
+    cannot be used.
     """
     digest = checked_digest(path)
     description = read_description(path)

@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from anomalyd.errors import Broken, ConfigError
+from anomalyd.errors import ConfigError
 from anomalyd.ids import Digest
 from anomalyd.pipeline.finding import Contrast, Model
 from anomalyd.pipeline.volume import Grid
@@ -182,7 +182,7 @@ def read_description(path: Path) -> BundleDescription:
 
 
 def checked_digest(path: Path) -> Digest:
-    """Digest of a bundle whose files are what SHA256SUMS says; raises ConfigError, or Broken with both hashes."""
+    """Digest of a bundle whose files are what SHA256SUMS says; raises ConfigError (both hashes in the text)."""
     try:
         sums = (path / SUMS).read_bytes()
     except OSError as exc:
@@ -191,14 +191,14 @@ def checked_digest(path: Path) -> Digest:
     present = {entry.name for entry in path.iterdir() if entry.is_file() and entry.name != SUMS}
     absent = sorted((set(recorded) | set(REQUIRED)) - present)
     if absent:
-        raise Broken(f"bundle {path.name}: {', '.join(absent)} missing; install the bundle again")
+        raise ConfigError(f"bundle {path.name}: {', '.join(absent)} missing; install the bundle again")
     unknown = sorted(present - set(recorded))
     if unknown:
-        raise Broken(f"bundle {path.name}: {', '.join(unknown)} not recorded in {SUMS}; install the bundle again")
+        raise ConfigError(f"bundle {path.name}: {', '.join(unknown)} not recorded in {SUMS}; install the bundle again")
     for name, expected in recorded.items():
         found = hashlib.sha256((path / name).read_bytes()).hexdigest()
         if found != expected:
-            raise Broken(
+            raise ConfigError(
                 f"bundle {path.name}: {name} has SHA-256 {found}, {SUMS} says {expected}; install the bundle again"
             )
     return Digest(hashlib.sha256(sums).hexdigest())
@@ -220,7 +220,7 @@ def _parsed(path: Path, sums: bytes) -> list[tuple[str, str]]:
     for line in sums.decode("ascii", errors="replace").splitlines():
         expected, _, name = line.partition("  ")
         if not name or "/" in name or len(expected) != hashlib.sha256().digest_size * 2:
-            raise Broken(
+            raise ConfigError(
                 f"bundle {path.name}: {SUMS} has the line {line!r}, 64 hex digits and a file name are expected"
             )
         pairs.append((name, expected))

@@ -17,7 +17,7 @@ from anomalyd.storage.audit_chain import append
 from anomalyd.storage.audit_events import AuditEvent, AuditKind
 from anomalyd.storage.crash import crash_point
 from anomalyd.storage.engine import Store
-from anomalyd.storage.jobs import Job, NewJob, as_job, job_by_id
+from anomalyd.storage.jobs import PURGED, Job, NewJob, as_job, job_by_id
 from anomalyd.storage.studies import pseudonym
 from anomalyd.storage.tables import DeliveryState, JobState, SeriesState
 
@@ -52,7 +52,7 @@ def enqueue(store: Store, new: NewJob) -> Job:
                 connection,
                 _event(connection, new, job_id, AuditKind.QUEUED, now=now, detail={"priority": new.priority.name}),
             )
-        elif existing.superseded_by is not None:
+        elif existing.superseded_by is not None or _was_purged(existing):
             _bring_back(connection, existing, new, now)
         _supersede_older(connection, series_id, new, job_id, now)
         crash_point("enqueue.before_commit")
@@ -105,9 +105,16 @@ def _insert(connection: Connection, series_id: int, new: NewJob, now: datetime) 
     return int(connection.execute(insert(t.Job).values(**values).returning(t.Job.id)).scalar_one())
 
 
+def _was_purged(old: Job) -> bool:
+    """Its answer is gone (purge or retention): the same images sent again are analysed again."""
+    if old.state is JobState.CANCELLED:
+        return old.reason == PURGED
+    return old.report is None and old.state in {JobState.DONE, JobState.WITHHELD}
+
+
 def _bring_back(connection: Connection, old: Job, new: NewJob, now: datetime) -> None:
     values: dict[str, Any] = {"superseded_by": None}
-    if old.state is JobState.SUPERSEDED:
+    if old.state is JobState.SUPERSEDED or _was_purged(old):
         values |= {"state": JobState.QUEUED, "attempts": 0, "not_before": now, "finished_at": None, "reason": None}
     connection.execute(update(t.Job).where(t.Job.id == old.id).values(**values))
     connection.execute(

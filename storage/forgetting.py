@@ -45,7 +45,11 @@ def mark_instances(connection: Connection, series_ids: Collection[int], reason: 
 
 
 def mark_results(connection: Connection, series_ids: Collection[int], now: datetime) -> int:
-    """Results of these series become purged, what was not sent of them is closed; gives how many."""
+    """Results of these series become purged, what was not sent of them is closed; gives how many.
+
+    Their jobs lose the report: the same images sent again are analysed again.
+    """
+    connection.execute(update(t.Job).where(t.Job.series_id.in_(series_ids)).values(report=None))
     jobs = select(t.Job.id).where(t.Job.series_id.in_(series_ids))
     unsent = (DeliveryState.DUE, DeliveryState.SENDING, DeliveryState.GAVE_UP, DeliveryState.REFUSED)
     connection.execute(

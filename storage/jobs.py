@@ -17,6 +17,9 @@ from anomalyd.storage.tables import JobState
 JobInstances = tuple[tuple[InstanceUID, tuple[int, ...] | None], ...]
 """Images of the analysed volume, in slice order: SOP Instance UID and 1-based frames (None: a classic image)."""
 
+PURGED = "purged"
+"""Reason of a job that a purge has cancelled."""
+
 
 class Priority(IntEnum):
     """Live before replayed or batch (DESIGN 11)."""

@@ -14,6 +14,7 @@ from anomalyd.storage.audit_chain import append
 from anomalyd.storage.audit_events import AuditEvent, AuditKind
 from anomalyd.storage.engine import Store
 from anomalyd.storage.forgetting import Erased
+from anomalyd.storage.jobs import PURGED
 from anomalyd.storage.studies import pseudonym
 from anomalyd.storage.tables import DeliveryState, InstanceState, JobState, PurgeReason, SeriesState
 
@@ -150,7 +151,5 @@ def _study_lives(connection: Connection, study_uid: StudyUID) -> bool:
 def _cancel_jobs(connection: Connection, series_ids: Collection[int], now: datetime) -> int:
     unfinished = (JobState.QUEUED, JobState.LEASED, JobState.FAILED)
     these = (t.Job.series_id.in_(series_ids), t.Job.state.in_(unfinished))
-    values = {"state": JobState.CANCELLED, "worker": None, "lease_until": None, "finished_at": now, "reason": "purged"}
-    cancelled = connection.execute(update(t.Job).where(*these).values(**values)).rowcount
-    connection.execute(update(t.Job).where(t.Job.series_id.in_(series_ids)).values(report=None))
-    return cancelled
+    values = {"state": JobState.CANCELLED, "worker": None, "lease_until": None, "finished_at": now, "reason": PURGED}
+    return connection.execute(update(t.Job).where(*these).values(**values)).rowcount

@@ -318,5 +318,7 @@ def why_no_association(association: Association, to: Destination) -> Outcome:
     if association.rejected_contexts and not association.accepted_contexts:
         return Outcome(Verdict.REFUSED, f"{where} takes none of the objects (every presentation context rejected)")
     if association.is_aborted:
-        return Outcome(Verdict.RETRY, f"{where} aborted, or gave no answer within {to.acse_timeout:g} s")
+        # pynetdicom tells a refused connection and an abort in the same way; `check` tries the steps one by one.
+        said = f"{where} cannot be reached, aborted, or gave no answer within {to.acse_timeout:g} s"
+        return Outcome(Verdict.RETRY, f"{said}: `anomalyd check` tells which")
     return Outcome(Verdict.RETRY, f"{where} cannot be reached within {to.connect_timeout:g} s")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from anomalyd.errors import Broken, ConfigError
+from anomalyd.errors import ConfigError
 from anomalyd.pipeline.bundle import bundle_identity, load_bundle, seal, shipped_bundles
 from anomalyd.pipeline.finding import Contrast
 from tiny_bundle import tiny_bundle
@@ -28,7 +28,7 @@ def test_a_tampered_file_is_named_with_both_hashes(name: str, tmp_path: Path) ->
     recorded = hashlib.sha256(path.read_bytes()).hexdigest()
     path.write_bytes(path.read_bytes() + b" ")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
-    with pytest.raises(Broken, match=name) as refused:
+    with pytest.raises(ConfigError, match=name) as refused:
         load_bundle(tmp_path / "tiny")
     assert recorded in str(refused.value)
     assert found in str(refused.value)
@@ -37,11 +37,11 @@ def test_a_tampered_file_is_named_with_both_hashes(name: str, tmp_path: Path) ->
 def test_a_missing_file_and_an_unrecorded_one_are_named(tmp_path: Path) -> None:
     tiny_bundle(tmp_path / "tiny")
     (tmp_path / "tiny" / "extra.bin").write_bytes(b"x")
-    with pytest.raises(Broken, match=r"extra\.bin not recorded"):
+    with pytest.raises(ConfigError, match=r"extra\.bin not recorded"):
         load_bundle(tmp_path / "tiny")
     (tmp_path / "tiny" / "extra.bin").unlink()
     (tmp_path / "tiny" / "template.nii.gz").unlink()
-    with pytest.raises(Broken, match=r"template\.nii\.gz missing"):
+    with pytest.raises(ConfigError, match=r"template\.nii\.gz missing"):
         load_bundle(tmp_path / "tiny")
 
 

@@ -70,7 +70,9 @@ class Scanner:
 
     def analysed(self, study: StudyUID, *destinations: str, number: int = 1) -> queue.Job:
         series = self.send(study, number=number)
-        queue.enqueue(self.stepped.store, self.stepped.new_job(self.stepped.close(study, series)))
+        row = self.stepped.close(study, series)
+        same_images = Digest(hashlib.sha256(series.encode()).hexdigest())
+        queue.enqueue(self.stepped.store, self.stepped.new_job(row, instance_set=same_images))
         lease = queue.lease(self.stepped.store, "worker-1", 60)
         assert lease is not None
         text = f"{PATIENT_NAME} {PATIENT_ID} {study}".encode()
@@ -160,6 +162,26 @@ def test_a_purged_study_may_come_again(scanner: Scanner) -> None:
     assert study is not None
     assert (study.patient_id, study.purged_at) == (PATIENT_ID, None)
     assert verify.verify(stepped.store).is_whole
+
+
+def test_a_purged_study_that_comes_again_is_analysed_again(scanner: Scanner) -> None:
+    stepped = scanner.stepped
+    first = scanner.analysed(STUDY, "pacs")
+    retention.purge_study(stepped.store, STUDY, by="admin")
+    again = scanner.analysed(STUDY, "pacs")
+    assert (again.id, again.state) == (first.id, JobState.DONE)
+    assert [delivery.state for delivery in deliveries.due(stepped.store)] == [DeliveryState.DUE]
+    assert verify.verify(stepped.store).is_whole
+
+
+def test_an_analysis_cancelled_by_a_purge_runs_when_the_study_comes_again(scanner: Scanner) -> None:
+    stepped = scanner.stepped
+    series = scanner.send(STUDY)
+    same_images = Digest(hashlib.sha256(series.encode()).hexdigest())
+    queue.enqueue(stepped.store, stepped.new_job(stepped.close(STUDY, series), instance_set=same_images))
+    retention.purge_study(stepped.store, STUDY, by="admin")
+    assert queue.lease(stepped.store, "worker-1", 60) is None
+    assert scanner.analysed(STUDY, "pacs").state is JobState.DONE
 
 
 def test_an_unknown_study_is_told(stepped: SteppedStore) -> None:
