@@ -16,6 +16,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # m
 from anomalyd.daemon import notify, scu, wake
 from anomalyd.daemon.gateway.door import Door, DoorLimits
 from anomalyd.daemon.gateway.peers import AcceptList
+from anomalyd.daemon.gateway.scheduling import ask_for_short_slices
 from anomalyd.daemon.gateway.scp import GatewayServer, listen
 from anomalyd.daemon.settings import DaemonSettings, Settings
 from anomalyd.storage.audit import AuditEvent, AuditKind, append
@@ -34,6 +35,7 @@ _DRAIN_STEP_S: Final = 0.05
 
 def run_gateway(settings: Settings, stop: threading.Event) -> int:
     """Receives until `stop`; the exit code of the process. Raises ConfigError for what cannot be used or bound."""
+    has_short_slices = ask_for_short_slices()  # before any thread is started: they inherit it
     daemon = settings.daemon
     store = open_store(settings.storage, index_sync=daemon.gateway.index_sync)
     inbox = Inbox(
@@ -49,6 +51,7 @@ def run_gateway(settings: Settings, stop: threading.Event) -> int:
     if replayed is None:
         store.close()
         return 0
+    log.debug("gateway.scheduling", has_short_slices=has_short_slices)
     log.info("log.replayed", records=replayed.records, torn_bytes=replayed.torn_bytes, damaged=replayed.damaged)
     try:
         _serve(daemon, store, inbox, stop)
