@@ -5,6 +5,7 @@ import platform
 import threading
 
 import pytest
+
 from anomalyd.daemon.gateway.scheduling import ask_for_short_slices
 
 
