@@ -15,6 +15,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # m
 
 from anomalyd.daemon import notify, scu, wake
 from anomalyd.daemon.gateway.door import Door, DoorLimits
+from anomalyd.daemon.gateway.lean import share_freed_memory
 from anomalyd.daemon.gateway.peers import AcceptList
 from anomalyd.daemon.gateway.scheduling import ask_for_short_slices
 from anomalyd.daemon.gateway.scp import GatewayServer, listen
@@ -35,7 +36,9 @@ _DRAIN_STEP_S: Final = 0.05
 
 def run_gateway(settings: Settings, stop: threading.Event) -> int:
     """Receives until `stop`; the exit code of the process. Raises ConfigError for what cannot be used or bound."""
-    has_short_slices = ask_for_short_slices()  # before any thread is started: they inherit it
+    # Both before any thread is started
+    share_freed_memory()
+    has_short_slices = ask_for_short_slices()
     daemon = settings.daemon
     store = open_store(settings.storage, index_sync=daemon.gateway.index_sync)
     inbox = Inbox(
