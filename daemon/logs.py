@@ -4,6 +4,7 @@ An event's text is "noun.verb", its values are keys. What other libraries say is
 since their messages quote data elements; an unforeseen error is logged as its type and its place for the same reason.
 """
 
+import contextlib
 import logging
 import sys
 import threading
@@ -11,7 +12,7 @@ import traceback
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -47,11 +48,28 @@ def configure_logging(role: str, level: Level = "info", form: Format = "auto", s
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(file=target),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Tolerant(target))),
         cache_logger_on_first_use=False,
     )
     _route_libraries()
     threading.excepthook = _thread_died
+
+
+class _Tolerant:
+    """A stream whose failure (disk full, reader gone) loses lines of the log and nothing else."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """As much as can be written."""
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        """As much as can be flushed."""
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
 
 def error_facts(error: BaseException) -> dict[str, Any]:

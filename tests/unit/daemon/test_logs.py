@@ -5,6 +5,7 @@ import json
 import logging
 import threading
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -93,3 +94,12 @@ def test_on_a_terminal_it_is_readable() -> None:
     structlog.get_logger().info("serve.ready", port=11112)
     assert "serve.ready" in stream.getvalue()
     assert not stream.getvalue().startswith("{")
+
+
+def test_a_log_that_cannot_be_written_stops_no_work() -> None:
+    full = Path("/dev/full").open("w")  # noqa: SIM115 - its own closing fails, too
+    configure_logging("gateway", "debug", "json", full)
+    for _ in range(2000):
+        structlog.get_logger().info("series.closed", series_uid="1.2")
+    with pytest.raises(OSError, match="No space left"):
+        full.close()
