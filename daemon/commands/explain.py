@@ -75,11 +75,14 @@ def _state_now(store: "Store", study_uid: StudyUID, series_uid: SeriesUID) -> st
     from anomalyd.storage.deliveries import deliveries
     from anomalyd.storage.jobs import jobs_of_series
     from anomalyd.storage.series import series_row
+    from anomalyd.storage.tables import SeriesState
 
     series = series_row(store, study_uid, series_uid)
     if series is None:
         return "nothing of it is kept"
-    parts = [f"{series.state}, {series.arrivals} images"]
+    # How far an analysis is, its jobs tell.
+    state = "chosen for analysis" if series.state is SeriesState.QUEUED else series.state
+    parts = [f"{state}, {series.arrivals} images"]
     if series.reason:
         parts.append(f"not analysed: {series.reason.get('text')}")
     for job in jobs_of_series(store, study_uid, series_uid):

@@ -55,7 +55,8 @@ class FastDul(DULServiceProvider):
             self._messages.broken_off()
             if self.assoc.requestor.primitive is None:
                 # The association's thread waits for a request that cannot come any more: up to acse_timeout otherwise
-                self.to_user_queue.put(None)
+                nothing: Any = None
+                self.to_user_queue.put(nothing)
             self._fast_assoc.activity.set()
 
     def send_pdu(self, primitive: Any) -> None:
