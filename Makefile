@@ -26,7 +26,7 @@ demo: $(STAMP) ## a scanner's send, the analysis and the way back to a PACS, on 
 	PYTHONPATH=tests $(BIN)/python -m demo $(if $(DIR),--dir "$(DIR)")
 
 test: $(STAMP) ## the whole suite; peers that are not installed are skipped with the install line
-	$(PYTEST) -n 2 --dist loadfile --durations=15
+	$(PYTEST) --durations=15
 
 lint: $(STAMP) ## ruff: format and rules
 	$(BIN)/ruff format --check . && $(BIN)/ruff check .
