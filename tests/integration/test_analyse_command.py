@@ -105,7 +105,7 @@ def test_a_corrupt_bundle_is_named_with_its_file_and_never_analysed_with(
     weights = bytearray((corrupt / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (corrupt / "model.safetensors").write_bytes(weights)
-    assert analyse(brain, "--contrast", "T1w", "--bundle", str(corrupt)) == 70
+    assert analyse(brain, "--contrast", "T1w", "--bundle", str(corrupt)) == 78
     said = capsys.readouterr().err
     assert "model.safetensors has SHA-256" in said
     assert "internal error" not in said
