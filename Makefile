@@ -8,7 +8,7 @@ IN_MEMORY = $(shell [ "$$(df --output=avail /dev/shm 2>/dev/null | tail -n 1)" -
 PYTEST = $(IN_MEMORY) $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types imports faults peers bench wheel format lock
+.PHONY: help setup demo test check lint types imports faults peers bench bench-receive wheel format lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -50,6 +50,9 @@ format: $(STAMP) ## rewrite in house form
 
 bench: $(STAMP) ## measure: receiving, sending, one head from last image to last result; appends to docs/bench/*.jsonl
 	PYTHONPATH=tests $(BIN)/python -m bench
+
+bench-receive: $(STAMP) ## measure receiving alone: beside pynetdicom, storescp, Orthanc, and while the worker computes
+	PYTHONPATH=tests $(BIN)/python -m bench receive receive_busy
 
 wheel: $(STAMP) ## build sdist and wheel
 	$(BIN)/python -m build --no-isolation
