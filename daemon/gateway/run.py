@@ -3,10 +3,10 @@
 import gc
 import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import structlog
@@ -19,8 +19,8 @@ from anomalyd.daemon.gateway.lean import share_freed_memory
 from anomalyd.daemon.gateway.peers import AcceptList
 from anomalyd.daemon.gateway.scheduling import ask_for_short_slices
 from anomalyd.daemon.gateway.scp import GatewayServer, listen
+from anomalyd.daemon.lifecycle import Lifecycle
 from anomalyd.daemon.settings import DaemonSettings, Settings
-from anomalyd.storage.audit import AuditEvent, AuditKind, append
 from anomalyd.storage.engine import Store, open_store
 from anomalyd.storage.inbox import Acknowledge, Inbox
 from anomalyd.storage.received import NotStored
@@ -57,28 +57,29 @@ def run_gateway(settings: Settings, stop: threading.Event) -> int:
     log.debug("gateway.scheduling", has_short_slices=has_short_slices)
     log.info("log.replayed", records=replayed.records, torn_bytes=replayed.torn_bytes, damaged=replayed.damaged)
     try:
-        _serve(daemon, store, inbox, stop)
+        _serve(settings, store, inbox, stop)
     finally:
         inbox.close()
         store.close()
     return 0
 
 
-def _serve(daemon: DaemonSettings, store: Store, inbox: Inbox, stop: threading.Event) -> None:
+def _serve(settings: Settings, store: Store, inbox: Inbox, stop: threading.Event) -> None:
+    daemon = settings.daemon
     title = f"ECHO{secrets.token_hex(6).upper()}"
     door = Door(store, inbox, AcceptList(daemon.accept_from, daemon.ae_title), _limits(daemon), self_echo_title=title)
     server = listen(daemon, door)
     host, port = server.server_address[:2]
-    _audit_role(store, AuditKind.STARTED_ROLE, {"role": "gateway", "host": host, "port": port})
-    gc.freeze()  # what the start made stays: the server's collections need not walk it
-    notify.sd_notify("READY=1")
-    log.info("gateway.ready", host=host, port=port, ae_title=daemon.ae_title, peers=len(daemon.accept_from))
-    try:
-        _watch(inbox, server, title, daemon.ae_title, stop)
-    finally:
-        _shut(server, door, daemon.gateway.drain)
-        _audit_role(store, AuditKind.STOPPED_ROLE, {"role": "gateway"})
-        log.info("gateway.stopped")
+    with Lifecycle(store, wake.Role.GATEWAY, settings, {"host": host, "port": port}) as life:
+        gc.freeze()  # what the start made stays: the server's collections need not walk it
+        life.ready()
+        log.info("gateway.ready", host=host, port=port, ae_title=daemon.ae_title, peers=len(daemon.accept_from))
+        try:
+            _watch(life, inbox, partial(_echoes, server, title, daemon.ae_title), stop)
+        finally:
+            _shut(server, door, daemon.gateway.drain)
+            inbox.close()  # the rows of all that was received stand before the role's last one
+            log.info("gateway.stopped")
 
 
 def _limits(daemon: DaemonSettings) -> DoorLimits:
@@ -90,12 +91,12 @@ def _limits(daemon: DaemonSettings) -> DoorLimits:
     )
 
 
-def _watch(inbox: Inbox, server: GatewayServer, title: str, own_title: str, stop: threading.Event) -> None:
+def _watch(life: Lifecycle, inbox: Inbox, echoes: Callable[[], bool], stop: threading.Event) -> None:
     """Until stop: feeds the watchdog only while an echo comes back and a commit works (DESIGN 11)."""
     interval = min(notify.watchdog_interval_s() or _CHECK_S, _CHECK_S)
     while not stop.wait(interval):
-        if _commits(inbox) and _echoes(server, title, own_title):
-            notify.sd_notify("WATCHDOG=1")
+        if _commits(inbox) and echoes():
+            life.alive()
 
 
 def _commits(inbox: Inbox) -> bool:
@@ -142,11 +143,6 @@ def _shut(server: GatewayServer, door: Door, drain_s: float) -> None:
     if door.visitors():
         log.warning("gateway.aborting", associations=door.visitors())
     ae.shutdown()
-
-
-def _audit_role(store: Store, kind: AuditKind, detail: dict[str, object]) -> None:
-    with store.write_through() as connection:
-        append(connection, AuditEvent(kind=kind, at=store.clock(), detail={**detail, "machine": socket.gethostname()}))
 
 
 def _nudges_to_dispatcher(store: Store) -> Callable[[], None]:
