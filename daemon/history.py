@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from anomalyd.storage.audit import AuditKind, AuditRow, condensed
+from anomalyd.storage.audit import AuditKind, AuditRow, HistoryEntry, condensed
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +22,21 @@ class Sentence:
 def told(rows: Sequence[AuditRow]) -> tuple[Sentence, ...]:
     """A history on one page, oldest first."""
     return tuple(
-        Sentence(entry.row.at, entry.last_at, sentence(entry.row, entry.count), entry.row.outcome, entry.row.kind)
+        Sentence(entry.row.at, entry.last.at, _sentence(entry), entry.row.outcome, entry.row.kind)
         for entry in condensed(tuple(rows))
     )
 
 
-def sentence(row: AuditRow, count: int = 1) -> str:
-    """One audit row in words; count: so many rows that say the same."""
-    teller = _TELLERS.get(row.kind)
+def sentence(row: AuditRow) -> str:
+    """One audit row in words."""
+    return _sentence(HistoryEntry(row, 1, row))
+
+
+def _sentence(entry: HistoryEntry) -> str:
+    teller = _TELLERS.get(entry.row.kind)
     if teller is None:
-        return f"{row.kind.replace('_', ' ')} {_rest(row.detail)}".strip()
-    return teller(_Told(row, count, row.detail))
+        return f"{entry.row.kind.replace('_', ' ')} {_rest(entry.row.detail)}".strip()
+    return teller(_Told(entry.row, entry.count, entry.row.detail, entry.last.detail))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class _Told:
     row: AuditRow
     count: int
     detail: Mapping[str, Any]
+    last: Mapping[str, Any]
+    """Detail of the last row that says the same."""
 
     def __getitem__(self, name: str) -> Any:
         return self.detail.get(name, "?")
@@ -56,6 +62,11 @@ class _Told:
     @property
     def results(self) -> str:
         return f"1 {self['kind']}" if self.count == 1 else f"{self.count} results"
+
+    @property
+    def tries(self) -> str:
+        first, last = self["attempt"], self.last.get("attempt", "?")
+        return f"try {first}" if first == last else f"tries {first} to {last}"
 
     @property
     def job(self) -> str:
@@ -145,7 +156,7 @@ def _cancelled(told: _Told) -> str:
 
 
 def _sending(told: _Told) -> str:
-    return f"sending {told['objects']} results to {told.row.destination}, try {told['attempt']}"
+    return f"sending {told['objects']} results to {told.row.destination}, {told.tries}"
 
 
 def _sent(told: _Told) -> str:
@@ -158,9 +169,9 @@ def _confirmed(told: _Told) -> str:
 
 
 def _retried(told: _Told) -> str:
-    return (
-        f"{told.results} not taken by {told.row.destination}: {told['error']}; again in {_seconds(told['again_in_s'])}"
-    )
+    what = told.results if told["attempt"] == told.last.get("attempt", "?") else f"results ({told.tries})"
+    error, again = told.last.get("error", "?"), _seconds(told.last.get("again_in_s", "?"))
+    return f"{what} not taken by {told.row.destination}: {error}; again in {again}"
 
 
 def _refused_by_peer(told: _Told) -> str:
@@ -173,6 +184,10 @@ def _gave_up(told: _Told) -> str:
 
 def _revived(told: _Told) -> str:
     return f"{told.results} to {told.row.destination} due again, asked for by hand"
+
+
+def _delivery_closed(told: _Told) -> str:
+    return f"{told.results} will not be sent to {told.row.destination}: {told['reason']}"
 
 
 def _purged(told: _Told) -> str:
@@ -225,6 +240,7 @@ _TELLERS: Mapping[str, Callable[[_Told], str]] = {
     AuditKind.REFUSED_BY_PEER: _refused_by_peer,
     AuditKind.GAVE_UP: _gave_up,
     AuditKind.REVIVED: _revived,
+    AuditKind.DELIVERY_CLOSED: _delivery_closed,
     AuditKind.PURGED: _purged,
     AuditKind.EXPIRED: _expired,
     AuditKind.ALARM: _alarm,

@@ -17,7 +17,7 @@ from anomalyd.storage.engine import Store
 _PAGE_ROWS = 1000
 _PER_IMAGE = {
     AuditKind.RECEIVED, AuditKind.DUPLICATE, AuditKind.SENDING, AuditKind.SENT, AuditKind.CONFIRMED,
-    AuditKind.RETRIED, AuditKind.REFUSED_BY_PEER, AuditKind.GAVE_UP,
+    AuditKind.RETRIED, AuditKind.REFUSED_BY_PEER, AuditKind.GAVE_UP, AuditKind.REVIVED, AuditKind.DELIVERY_CLOSED,
 }  # fmt: skip
 """Kinds that come once per image or result."""
 
@@ -64,11 +64,11 @@ class AuditFilter:
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """Rows that say the same of one image after the other, as one line of a history; `row` is the first of them."""
+    """Rows that say the same of one image after the other, as one line of a history; the first and the last of them."""
 
     row: AuditRow
     count: int
-    last_at: datetime
+    last: AuditRow
 
 
 def query(store: Store, wanted: AuditFilter | None = None) -> Iterator[AuditRow]:
@@ -111,9 +111,9 @@ def condensed(rows: Iterable[AuditRow]) -> tuple[HistoryEntry, ...]:
         what = (row.kind, row.outcome, row.series_uid, row.job_id, row.destination, row.calling_ae, row.address)
         place = places.setdefault(what, len(entries))
         if place == len(entries):
-            entries.append(HistoryEntry(row, 1, row.at))
+            entries.append(HistoryEntry(row, 1, row))
         else:
-            entries[place] = HistoryEntry(entries[place].row, entries[place].count + 1, row.at)
+            entries[place] = HistoryEntry(entries[place].row, entries[place].count + 1, row)
     return tuple(entries)
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,21 @@ def test_explain_tells_everything_in_order_with_why(name: str, stepped: SteppedS
     assert places == sorted(places)
     assert "2 results gave_up at pacs" in out
     assert not any(marker in out for marker in (PATIENT_ID, PATIENT_NAME, ACCESSION))
+
+
+def test_explain_of_results_that_nobody_takes_is_one_page_also_after_a_cancel(stepped: SteppedStore, run: Run) -> None:
+    done = stepped.done("pacs", results=40)
+    ids = [row.id for row in deliveries.deliveries(stepped.store, job_id=done.id)]
+    for error in ("connection refused", "connection refused", "no answer within 30 s"):
+        deliveries.mark_sending(stepped.store, ids, timedelta(seconds=60))
+        deliveries.mark_retry(stepped.store, ids, error, BackOff())
+        stepped.clock.step(600)
+    deliveries.close_of_job(stepped.store, done.id, "closed by hand (admin)")
+    out = " ".join(run("explain", SERIES)[1].split())
+    assert "sending 40 results to pacs, tries 1 to 3" in out
+    assert out.count("not taken by pacs") == 1
+    assert "results (tries 1 to 3) not taken by pacs: no answer within 30 s; again in" in out
+    assert out.count("40 results will not be sent to pacs: closed by hand (admin)") == 1
 
 
 def test_explain_says_why_a_series_was_not_analysed(stepped: SteppedStore, run: Run) -> None:

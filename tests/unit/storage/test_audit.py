@@ -256,7 +256,7 @@ def test_a_history_fits_on_a_page(stepped: SteppedStore) -> None:
     told = [(entry.row.kind, entry.row.destination, entry.count) for entry in (to_pacs, to_archive, confirmed)]
     assert told == [("sent", "pacs", 20), ("sent", "archive", 20), ("confirmed", "pacs", 20)]
     assert finished.row.kind == "finished"
-    assert to_pacs.last_at - to_pacs.row.at == timedelta(seconds=19)
+    assert to_pacs.last.at - to_pacs.row.at == timedelta(seconds=19)
 
 
 def test_a_history_keeps_the_order_of_steps(stepped: SteppedStore) -> None:
