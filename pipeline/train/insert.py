@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
-from anomalyd.pipeline.volume import BoolMap, FloatMap, Volume
+from anomalyd.pipeline.volume import BoolMap, Volume
 
 BORDER_MM = 1.5  # a lesion's edge is this soft
 
@@ -29,11 +28,3 @@ def insert_ellipsoid(
     weight = np.clip((1.0 - distance) / softness + 0.5, 0.0, 1.0).astype(np.float32)
     voxels = volume.voxels + weight * (np.float32(value) - volume.voxels)
     return Inserted(Volume(voxels, volume.grid, volume.sources), np.asarray(weight > 0.5))  # noqa: PLR2004 - half
-
-
-def insert_shape(volume: Volume, shape: FloatMap, change: float, brain: BoolMap) -> Inserted:
-    """The scan with its intensities scaled by 1 + change where shape (0..1, on its grid) is, inside the brain."""
-    spacing_mm = np.array(volume.grid.spacing_mm, dtype=np.float64)
-    soft = ndimage.gaussian_filter(shape.astype(np.float32), tuple(BORDER_MM / spacing_mm)) * brain
-    voxels = volume.voxels * (1.0 + np.float32(change) * soft)
-    return Inserted(Volume(voxels.astype(np.float32), volume.grid, volume.sources), np.asarray(soft > 0.5))  # noqa: PLR2004
