@@ -1,8 +1,8 @@
 """Affine registration of a stripped brain to the bundle's template.
 
 Gauss-Newton on intensity differences with a linear intensity fit and Tukey's weights, so that a lesion does not pull:
-three levels take about one second on one core and give the same bytes for the same input (SimpleITK's metrics sum in
-the order its threads finish).
+three levels take less than a second and give the same bytes on any number of threads. Why not SimpleITK's framework:
+docs/decisions/0070-registration.md.
 """
 
 from dataclasses import dataclass
