@@ -81,8 +81,8 @@ def _associate(to: Destination, address: str, calling: AETitle) -> Association:
 
 def _not_established(association: Association, to: Destination, calling: AETitle) -> Step:
     titles = f"called {to.ae_title}, calling {calling}"
-    answer = association.acceptor.primitive
-    if association.is_rejected and answer is not None:
+    answer = scu.rejection(association)
+    if answer is not None:
         mend = REJECT_MENDS.get((answer.result_source, answer.diagnostic), "read the log of the PACS")
         text = f"it rejects the association ({titles}): {answer.reason_str}"
         return Step(text, mend.format(calling=calling, called=to.ae_title))

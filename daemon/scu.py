@@ -3,9 +3,14 @@
 entity.associate(host, port, contexts, title, evt_handlers=[(evt.EVT_CONN_OPEN, scu.prepare)])
 """
 
+import queue
 import socket
 
+from pynetdicom.association import Association
 from pynetdicom.events import Event
+from pynetdicom.pdu_primitives import A_ASSOCIATE
+
+REJECTED = (1, 2)  # permanent, transient (PS3.8 table 9-21)
 
 
 def prepare(event: Event) -> None:
@@ -15,6 +20,23 @@ def prepare(event: Event) -> None:
         # Else each object waits 40 ms for the peer's delayed ACK (RESULTS 9).
         transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     _leave_answers_to_the_sender(event)
+
+
+def rejection(association: Association) -> A_ASSOCIATE | None:
+    """The peer's A-ASSOCIATE-RJ (PS3.8 9.3.4); None where it did not reject.
+
+    pynetdicom 3.0.4 takes a rejection that comes before it looks at the socket for a failed connection (2 of 40
+    beside a busy thread): it aborts, and the answer is still in the queue to the user.
+    """
+    if association.is_rejected:
+        return association.acceptor.primitive
+    if not association.is_aborted:
+        return None
+    try:
+        answer = association.dul.to_user_queue.get_nowait()
+    except queue.Empty:
+        return None
+    return answer if isinstance(answer, A_ASSOCIATE) and answer.result in REJECTED else None
 
 
 def _leave_answers_to_the_sender(event: Event) -> None:

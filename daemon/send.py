@@ -278,8 +278,8 @@ def _with_true_meta(file: Outgoing) -> Iterator[Path]:
 
 
 def _why_not(association: Association, to: Receiver) -> str:
-    answer = association.acceptor.primitive
-    if association.is_rejected and answer is not None:
+    answer = scu.rejection(association)
+    if answer is not None:
         return f"{to.called} rejects the association of {to.calling}: {answer.reason_str}"
     if association.rejected_contexts and not association.accepted_contexts:
         return f"{to.called} takes none of the objects"

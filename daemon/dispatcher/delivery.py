@@ -311,8 +311,8 @@ def _acknowledge_at_once(event: Event) -> None:
 def why_no_association(association: Association, to: Destination) -> Outcome:
     """What kept an association from being established."""
     where = f"{to.ae_title} at {to.host}:{to.port}"
-    answer = association.acceptor.primitive
-    if association.is_rejected and answer is not None:
+    answer = scu.rejection(association)
+    if answer is not None:
         verdict = Verdict.RETRY if answer.result == REJECTED_TRANSIENT else Verdict.REFUSED
         return Outcome(verdict, f"{where} rejects the association: {answer.result_str}, {answer.reason_str}")
     if association.rejected_contexts and not association.accepted_contexts:

@@ -7,6 +7,7 @@ import pytest
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_ECHO
+from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import time by pynetdicom
 
 from anomalyd.daemon import scu
@@ -54,3 +55,18 @@ def test_no_answer_is_lost_while_other_threads_compute(association: Association)
         ended.set()
         for thread in others:
             thread.join()
+
+
+def test_a_rejection_that_pynetdicom_takes_for_a_failed_connection_is_still_known(association: Association) -> None:
+    answer = A_ASSOCIATE()
+    answer.result, answer.result_source, answer.diagnostic = 1, 1, 1
+    association.dul.to_user_queue.put(answer)
+    association.abort()
+    assert not association.is_rejected
+    assert scu.rejection(association) is answer
+    assert scu.rejection(association) is None
+
+
+def test_an_abort_alone_is_no_rejection(association: Association) -> None:
+    association.abort()
+    assert scu.rejection(association) is None
