@@ -52,8 +52,16 @@ class BoxSettings(_Part):
 
 
 class NetworkSettings(_Part):
-    """diffusers UNet2DModel between pixel_unshuffle and pixel_shuffle; it predicts the clean slice."""
+    """A network that predicts the clean slice.
 
+    compact: diffusers UNet2DModel between pixel_unshuffle and pixel_shuffle. published: the paper's, described by
+    model_channels and transposed alone.
+    """
+
+    architecture: Literal["compact", "published"] = "compact"
+    model_channels: Annotated[int, Field(gt=0, multiple_of=32)] = 128
+    transposed: bool = False
+    """Slices go into the network as (column, row), as the published loader lays them."""
     unshuffle: int = 2
     widths: tuple[int, ...] = (32, 64, 128)
     layers_per_block: int = 1

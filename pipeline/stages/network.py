@@ -1,7 +1,8 @@
-"""The denoising network and its schedule: diffusers' UNet2DModel between pixel_unshuffle and pixel_shuffle.
+"""The denoising networks and their schedule; a network predicts the clean slice itself.
 
-A slice of 2 mm pixels becomes four channels at half the size: every layer sees a quarter of the pixels, which makes it
-five times faster than a narrow network at full size (METHOD section 7). The network predicts the clean slice itself.
+The compact one is diffusers' UNet2DModel between pixel_unshuffle and pixel_shuffle: a slice of 2 mm pixels becomes four
+channels at half the size, so every layer sees a quarter of the pixels, which makes it five times faster than a narrow
+network at full size (METHOD section 7). The published one is in published_unet.py.
 """
 
 import math
@@ -13,13 +14,14 @@ from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from anomalyd.pipeline.bundle import NetworkSettings
+from anomalyd.pipeline.stages.published_unet import PublishedUNet
 
 TRAIN_TIMESTEPS = 1000
 OFFSET = 0.008
 MAX_BETA = 0.999
 
 
-class DenoisingNetwork(nn.Module):
+class CompactUNet(nn.Module):
     """(n, 1, rows, columns) noisy slices in [-1, 1] and (n,) time steps -> the clean slices, same range."""
 
     def __init__(self, settings: NetworkSettings) -> None:
@@ -50,6 +52,9 @@ class DenoisingNetwork(nn.Module):
         return nn.functional.pixel_shuffle(out.float(), self.unshuffle)
 
 
+DenoisingNetwork = CompactUNet | PublishedUNet
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Schedule:
     """sqrt(alpha bar) and sqrt(1 - alpha bar) by index 0..999 of the cosine schedule (METHOD section 2)."""
@@ -77,7 +82,11 @@ def schedule() -> Schedule:
 
 def build_network(settings: NetworkSettings) -> DenoisingNetwork:
     """A network with its first weights (torch's global seed decides them), channels last."""
-    network = DenoisingNetwork(settings)
+    network: DenoisingNetwork
+    if settings.architecture == "published":
+        network = PublishedUNet(settings.model_channels, is_transposed=settings.transposed)
+    else:
+        network = CompactUNet(settings)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
     return network
 
