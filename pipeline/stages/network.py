@@ -81,12 +81,10 @@ def schedule() -> Schedule:
 
 
 def build_network(settings: NetworkSettings) -> DenoisingNetwork:
-    """A network with its first weights (torch's global seed decides them), channels last."""
-    network: DenoisingNetwork
+    """A network with its first weights (torch's global seed decides them); the compact one channels last."""
     if settings.architecture == "published":
-        network = PublishedUNet(settings.model_channels, is_transposed=settings.transposed)
-    else:
-        network = CompactUNet(settings)
+        return PublishedUNet(settings.model_channels, is_transposed=settings.transposed)
+    network = CompactUNet(settings)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
     return network
 

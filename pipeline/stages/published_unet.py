@@ -23,7 +23,8 @@ class PublishedUNet(nn.Module):
     """(n, 1, rows, columns) noisy slices in [-1, 1] and (n,) time steps -> the clean slices, same range.
 
     width: a multiple of 32. is_transposed: slices are turned to (column, row) for the network and back, because the
-    published loader hands it the left-right axis first. Untrained, it gives exactly 0.
+    published loader hands it the left-right axis first. Untrained, it gives exactly 0. Fits channels-last memory, but
+    torch's group norm is ten times less exact there on a CPU, for a gain of 2 to 15 % in time.
     """
 
     def __init__(self, width: int, *, is_transposed: bool = False) -> None:
@@ -66,7 +67,7 @@ class PublishedUNet(nn.Module):
     def forward(self, noisy: Tensor, timesteps: Tensor) -> Tensor:
         """The predicted clean slices, float32."""
         embedding = self.time_embed(time_embedding(timesteps, self.width))
-        values = noisy.transpose(2, 3) if self.is_transposed else noisy
+        values = noisy.transpose(2, 3).contiguous() if self.is_transposed else noisy
         kept = []
         for block in self.input_blocks:
             values = _through(block, values, embedding)
