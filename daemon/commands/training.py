@@ -1,5 +1,6 @@
 """`train`, `calibrate`, `evaluate`: a bundle from healthy scans, its thresholds, its worth."""
 
+import shlex
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -82,15 +83,17 @@ def calibrate(
 
 def evaluate(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", exists=True, file_okay=False)],
-    images: Annotated[Path, typer.Option(metavar="DIR", exists=True, file_okay=False, help="Scans (NIfTI).")],
+    images: Annotated[
+        Path, typer.Option(metavar="DIR", exists=True, file_okay=False, help="Scans: NIfTI, DICOM folders.")
+    ],
     masks: Annotated[
         Path, typer.Option(metavar="DIR", exists=True, file_okay=False, help="Same names; none: healthy.")
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="For results.csv and results.md.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="For tables and pictures.")],
     device: DeviceOption = TrainDevice.CPU,
     config: ConfigOption = None,
 ) -> None:
-    """Judge a bundle on scans with expert masks: Dice, AUPRC, findings, beside simpler maps."""
+    """Judge a bundle on scans with expert masks and healthy ones, beside the maps that it must beat."""
     del config
     quiet_console()
     from anomalyd.pipeline.train.evaluate import evaluate_bundle
@@ -102,6 +105,9 @@ def evaluate(
             masks,
             out,
             device=device.value,
+            command=shlex.join(
+                ["anomalyd", "evaluate", *map(str, (bundle, "--images", images, "--masks", masks, "--out", out))]
+            ),
             on_progress=lambda done, of: bar.show("evaluation", done, of),
         )
     _print_skipped(made.skipped)

@@ -1,49 +1,52 @@
-"""How well a bundle finds what experts marked, beside simpler maps in the same run."""
+"""How well a bundle finds what experts marked, beside the maps that it must beat, in the same run."""
 
-import csv
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from anomalyd.errors import AnomalydError, ConfigError
+from anomalyd.errors import AnomalydError, ConfigError, Ineligible
+from anomalyd.ids import InstanceUID
+from anomalyd.pipeline import rules
 from anomalyd.pipeline.analyse import Judged, Runtime, judge, onto_source, place
 from anomalyd.pipeline.bundle import Bundle, load_bundle
 from anomalyd.pipeline.nifti import read_nifti
-from anomalyd.pipeline.settings import AnalysisSettings
+from anomalyd.pipeline.read import read_folder, read_volume
+from anomalyd.pipeline.selection import choose
+from anomalyd.pipeline.settings import AnalysisSettings, PipelineSettings
+from anomalyd.pipeline.stages.mapback import SourceMaps
 from anomalyd.pipeline.stages.measure import measure
 from anomalyd.pipeline.stages.orient import resample
-from anomalyd.pipeline.stages.score import paper_score
-from anomalyd.pipeline.stages.threshold import choose_cut
+from anomalyd.pipeline.stages.threshold import Cut, choose_cut
+from anomalyd.pipeline.terms import Contrast
+from anomalyd.pipeline.train.agreement import Ranking, dice, lesion_counts, rank
+from anomalyd.pipeline.train.baselines import SHIPPED_NAME, MapName, Scene, baseline_maps
 from anomalyd.pipeline.train.cohort import NIFTI_SUFFIXES
-from anomalyd.pipeline.volume import BoolMap, FloatMap, Volume
-
-SHIPPED, PAPER, RESIDUAL, INTENSITY = "bundle's score", "SSIM-ens as published", "l1 residual", "dark intensity"
-BOOTSTRAPS = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class ScanResult:
-    """One scan. auprc and best_dice by map; dice, findings and false_ml at the bundle's threshold."""
-
-    name: str
-    lesion_ml: float
-    dice: float
-    findings: int
-    false_ml: float
-    auprc: dict[str, float] = field(default_factory=dict)
-    best_dice: dict[str, float] = field(default_factory=dict)
+from anomalyd.pipeline.train.overlays import Overlay, overlay_of, write_curves, write_overlays
+from anomalyd.pipeline.train.results_table import Run, ScanResult, write_csv, write_markdown
+from anomalyd.pipeline.volume import BoolMap, FloatMap, Grid, PointsLPS, Volume
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
-    """Results of all scans that could be judged; skipped: (file name, reason)."""
+    """Results of all scans that could be judged; skipped: (name, reason); table: results.md."""
 
     scans: tuple[ScanResult, ...]
     skipped: tuple[tuple[str, str], ...]
     table: Path
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """One image, wherever it comes from; mask_name: what its expert mask is called."""
+
+    name: str
+    mask_name: str
+    read: Callable[[], Volume]
 
 
 def evaluate_bundle(
@@ -53,135 +56,142 @@ def evaluate_bundle(
     out: Path,
     *,
     device: str = "cpu",
+    command: str = "",
     on_progress: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> EvaluationReport:
-    """results.csv and results.md in `out`, from images and masks of the same file names (no mask: healthy).
+    """results.csv, results.md, pr-curves.png and overlays.png in `out`; the same bytes for the same input.
 
-    Raises ConfigError where there is no image, or `out` cannot be written.
+    images: NIfTI files, and folders of one DICOM series each. masks: NIfTI, of the image's name; none: healthy.
+    command: the command line that is run, for the table. Raises ConfigError where there is no image, or `out` cannot be
+    written.
     """
     loaded = load_bundle(bundle)
-    paths = sorted(path for path in images.iterdir() if path.name.endswith(NIFTI_SUFFIXES))
-    if not paths:
-        raise ConfigError(f"no NIFTI file in {images}")
+    sources = tuple(_sources(images, loaded.model.contrast))
+    if not sources:
+        raise ConfigError(f"no NIfTI file and no folder in {images}")
+    cut = choose_cut(loaded, AnalysisSettings())
     results: list[ScanResult] = []
+    overlays: list[Overlay] = []
     skipped: list[tuple[str, str]] = []
-    for number, path in enumerate(paths):
-        on_progress(number, len(paths))
+    for number, source in enumerate(sources):
+        on_progress(number, len(sources))
         try:
-            results.append(_evaluate(loaded, path, masks / path.name, device))
+            result, overlay = _evaluate(loaded, source, masks / source.mask_name, cut, device)
         except AnomalydError as exc:
-            skipped.append((path.name, str(exc)))
-    on_progress(len(paths), len(paths))
+            skipped.append((source.name, str(exc)))
+            continue
+        results.append(result)
+        overlays.append(overlay)
+    on_progress(len(sources), len(sources))
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _write_csv(out / "results.csv", results)
-        (out / "results.md").write_text(_markdown(loaded, results, skipped), encoding="utf-8")
+        write_csv(out / "results.csv", results)
+        write_markdown(out / "results.md", Run(loaded, cut, command), results, skipped)
+        write_curves(out / "pr-curves.png", [result.rankings for result in results if result.rankings])
+        write_overlays(out / "overlays.png", overlays, choose_cut(loaded, AnalysisSettings()).threshold)
     except OSError as exc:
         raise ConfigError(f"{out} cannot be written: {exc.strerror}") from exc
     return EvaluationReport(tuple(results), tuple(skipped), out / "results.md")
 
 
-def _evaluate(bundle: Bundle, image: Path, mask: Path, device: str) -> ScanResult:
+def _sources(images: Path, contrast: Contrast) -> Iterator[_Source]:
+    for path in sorted(images.iterdir()):
+        if path.name.endswith(NIFTI_SUFFIXES):
+            yield _Source(path.name, path.name, partial(read_nifti, path))
+        elif path.is_dir():
+            yield _Source(path.name, f"{path.name}.nii.gz", partial(_read_series, path, contrast))
+
+
+def _read_series(folder: Path, contrast: Contrast) -> Volume:
+    """The one volume of a folder that has the contrast; raises Ineligible."""
+    settings = PipelineSettings()
+    for header, paths in read_folder(folder, rules.keywords(settings))[0]:
+        volume = choose(header, settings, frozenset({contrast})).volume
+        if volume is not None:
+            return read_volume(volume, partial(_bytes_of, paths))
+    raise Ineligible("series", folder.name, contrast, f"{folder.name}: no series in it can be analysed as {contrast}")
+
+
+def _bytes_of(paths: Mapping[InstanceUID, Path], uid: InstanceUID) -> bytes:
+    return paths[uid].read_bytes()
+
+
+def _evaluate(bundle: Bundle, source: _Source, mask: Path, cut: Cut, device: str) -> tuple[ScanResult, Overlay]:
     """One scan through the very analysis that patients get."""
-    volume = read_nifti(image)
+    volume = source.read()
     runtime = Runtime("cuda" if device == "cuda" else "cpu")
-    judged = judge(place(volume, bundle), bundle, runtime=runtime, seed_text=image.name)
+    judged = judge(place(volume, bundle), bundle, runtime=runtime, seed_text=source.name)
     maps = onto_source(volume, judged, bundle)
-    cut = choose_cut(bundle.calibration, AnalysisSettings())
-    found = measure(maps, volume.grid, cut.threshold, ())
+    cut = choose_cut(bundle, AnalysisSettings())
+    found = measure(maps, volume.grid, cut.threshold, volume.interpolated_slices)
     marked = found.labels > 0
     lesion = _lesion(mask, volume) if mask.exists() else np.zeros(volume.grid.shape, dtype=np.bool_)
     voxel_ml = volume.grid.voxel_volume_mm3 / 1000.0
+    scores = maps.score[maps.brain]
     result = ScanResult(
-        image.name,
-        float(lesion.sum()) * voxel_ml,
-        dice(marked, lesion),
-        len(found.lesions),
-        float((marked & ~lesion).sum()) * voxel_ml,
+        name=source.name,
+        lesion_ml=float(lesion.sum()) * voxel_ml,
+        dice=dice(marked, lesion),
+        counts=lesion_counts(found.labels, lesion),
+        false_ml=float((marked & ~lesion).sum()) * voxel_ml,
+        marked_share=_share_above(scores, cut.threshold),
+        shares={
+            rate.rate: _share_above(scores, rate.threshold) for rate in bundle.calibration.of(cut.mode).voxel_rates
+        },
+        rankings=_rankings(volume, judged, bundle, maps, lesion) if lesion.any() else {},
     )
-    if lesion.any():
-        for name, score in _maps(volume, judged, bundle, maps.score).items():
-            values = np.where(maps.brain, score, np.float32(-np.inf))
-            inside = maps.brain | lesion
-            result.auprc[name], result.best_dice[name] = precision_recall(values[inside], lesion[inside])
-    return result
+    return result, overlay_of(source.name, volume, maps, marked, lesion)
+
+
+def _share_above(scores: NDArray[np.float32], threshold: float) -> float:
+    return float((scores >= threshold).mean()) if scores.size else 0.0
 
 
 def _lesion(mask: Path, volume: Volume) -> BoolMap:
-    """The expert's mask on the scan's grid."""
+    """The expert's mask on the scan's grid; raises Ineligible where it lies beside the scan."""
     drawn = read_nifti(mask)
     binary = Volume((drawn.voxels > 0).astype(np.float32), drawn.grid)
-    return np.asarray(resample(binary, volume.grid) >= 0.5)  # noqa: PLR2004 - half of the voxel
+    found = np.asarray(resample(binary, volume.grid) >= 0.5)  # noqa: PLR2004 - half of the voxel
+    if binary.voxels.any() and not found.any():
+        raise Ineligible("mask", mask.name, "inside the image", f"{mask.name} marks nothing inside its image")
+    return found
 
 
-def _maps(volume: Volume, judged: Judged, bundle: Bundle, shipped: FloatMap) -> dict[str, FloatMap]:
-    """What is compared, on the source's grid."""
+def _rankings(
+    volume: Volume, judged: Judged, bundle: Bundle, maps: SourceMaps, lesion: BoolMap
+) -> dict[MapName, Ranking]:
+    """Each map's ranking of the voxels of brain and lesion, on the scan's grid.
+
+    A lesion voxel that the brain mask misses comes last in every map.
+    """
+    inside = maps.brain | lesion
+    truth, missed = lesion[inside], ~maps.brain[inside]
     placed = judged.placed
-    image, healthy, mask = placed.normalised.image, judged.reconstruction, placed.box.mask
-    to_template = np.linalg.inv(placed.registration.template_to_source).astype(np.float64)
-    boxes = {
-        PAPER: paper_score(image, healthy, mask),
-        RESIDUAL: np.abs(image - healthy).astype(np.float32),
-        INTENSITY: np.where(mask, 2.0 - image, 0.0).astype(np.float32),
-    }
-    moved = {name: resample(Volume(box, bundle.box), volume.grid, to_template) for name, box in boxes.items()}
-    return {SHIPPED: shipped, **moved}
+    made = baseline_maps(Scene(placed.normalised.image, judged.reconstruction, placed.box.mask), bundle)
+    to_template = np.linalg.inv(placed.registration.template_to_source)
+    points = volume.grid.to_lps(np.argwhere(inside)) @ to_template[:3, :3].T + to_template[:3, 3]
+    values = at_points(list(made.values()), bundle.box, points)
+    ranked = {SHIPPED_NAME: maps.score[inside], **dict(zip(made, values, strict=True))}
+    return {name: rank(np.where(missed, np.float32(-np.inf), scores), truth) for name, scores in ranked.items()}
 
 
-def dice(first: BoolMap, second: BoolMap) -> float:
-    """2 |A and B| / (|A| + |B|); 1 where both are empty."""
-    total = int(first.sum()) + int(second.sum())
-    return 2.0 * int((first & second).sum()) / total if total else 1.0
+def at_points(maps: list[FloatMap], box: Grid, points_lps: PointsLPS) -> FloatMap:
+    """(maps, points) values of maps of the box at (points, 3) LPS mm of its frame, as stages.orient.resample gives.
 
-
-def precision_recall(values: NDArray[np.float32], truth: NDArray[np.bool_]) -> tuple[float, float]:
-    """Average precision and the best Dice over all thresholds; equal values count as one threshold."""
-    order = np.argsort(-values, kind="stable")
-    hits = np.cumsum(truth[order])
-    count = np.arange(1, len(values) + 1)
-    ends = np.append(np.flatnonzero(np.diff(values[order])), len(values) - 1)
-    hits, count = hits[ends], count[ends]
-    positives = int(truth.sum())
-    precision = hits / count
-    recall_steps = np.diff(hits, prepend=0) / positives
-    return float((precision * recall_steps).sum()), float((2.0 * hits / (count + positives)).max())
-
-
-def _write_csv(path: Path, results: list[ScanResult]) -> None:
-    names = (SHIPPED, PAPER, RESIDUAL, INTENSITY)
-    with path.open("w", newline="", encoding="utf-8") as lines:
-        writer = csv.writer(lines)
-        writer.writerow(
-            ["file", "lesion_ml", "dice", "findings", "false_ml"]
-            + [f"{what} {name}" for name in names for what in ("auprc", "best_dice")]
-        )
-        for r in results:
-            values = [f"{d.get(name, np.nan):.4f}" for name in names for d in (r.auprc, r.best_dice)]
-            writer.writerow([r.name, f"{r.lesion_ml:.2f}", f"{r.dice:.4f}", r.findings, f"{r.false_ml:.2f}", *values])
-
-
-def _markdown(bundle: Bundle, results: list[ScanResult], skipped: list[tuple[str, str]]) -> str:
-    """Means with bootstrap intervals."""
-    sick = [r for r in results if r.lesion_ml > 0]
-    healthy = [r for r in results if r.lesion_ml == 0]
-    lines = [f"# {bundle.model.bundle_id} ({bundle.model.digest[:12]})", ""]
-    if sick:
-        lines += [f"{len(sick)} scans with lesions: mean [95 % bootstrap interval]", ""]
-        lines += ["| map | AUPRC | best Dice |", "|---|---|---|"]
-        for name in (SHIPPED, PAPER, RESIDUAL, INTENSITY):
-            cells = [_mean([d[name] for d in part]) for part in ([r.auprc for r in sick], [r.best_dice for r in sick])]
-            lines.append(f"| {name} | {' | '.join(cells)} |")
-        lines += ["", f"At the bundle's threshold: Dice {_mean([r.dice for r in sick])}, "]
-        lines[-1] += f"false-positive volume {_mean([r.false_ml for r in sick])} ml\n"
-    if healthy:
-        lines += [f"{len(healthy)} healthy scans: {_mean([float(r.findings) for r in healthy])} findings per scan", ""]
-    lines += [f"* skipped {name}: {reason}" for name, reason in skipped]
-    return "\n".join(lines) + "\n"
-
-
-def _mean(values: list[float]) -> str:
-    """Mean and the middle 95 % of its bootstrap distribution (seed fixed)."""
-    rng = np.random.default_rng(0)
-    drawn = rng.choice(np.array(values), (BOOTSTRAPS, len(values))).mean(axis=1)
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return f"{np.mean(values):.3f} [{low:.3f}, {high:.3f}]"
+    All maps share the work of finding neighbours: ten times faster than one after the other.
+    """
+    size = np.array(box.shape, dtype=np.float64)
+    index = box.to_index(points_lps)
+    outside = ((index < -0.5) | (index > size - 0.5)).any(axis=1)  # noqa: PLR2004 - half a voxel: its edge
+    unit = (2.0 * index / (size - 1.0) - 1.0)[:, ::-1].astype(
+        np.float32
+    )  # torch: -1 and 1 are the outer centres, x y z
+    found = torch.nn.functional.grid_sample(
+        torch.from_numpy(np.stack(maps))[None],
+        torch.from_numpy(np.ascontiguousarray(unit))[None, None, None],
+        padding_mode="border",
+        align_corners=True,
+    )
+    values = found[0, :, 0, 0].numpy()
+    values[:, outside] = 0.0
+    return np.asarray(values, dtype=np.float32)
