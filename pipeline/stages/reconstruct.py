@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from anomalyd.errors import Broken
 from anomalyd.pipeline.bundle import Bundle, NetworkSettings
 from anomalyd.pipeline.stages.network import DenoisingNetwork, Schedule, build_network, schedule
-from anomalyd.pipeline.stages.simplex import simplex_field
+from anomalyd.pipeline.stages.simplex import noise_field
 from anomalyd.pipeline.volume import BoolMap, FloatMap
 
 
@@ -35,13 +35,10 @@ def reconstruct(image: FloatMap, mask: BoolMap, bundle: Bundle, seeds: tuple[int
         return out
     clean = (2.0 * torch.from_numpy(image[chosen]).unsqueeze(1) - 1.0).to(device)
     levels = [level for level in settings.timesteps for _ in range(settings.fields_per_timestep)]
-    side = max(image.shape[1:])
     total = torch.zeros_like(clean)
     with torch.inference_mode():
         for seed, level in zip(seeds, levels, strict=True):
-            # Fields are drawn square, as published: its array routine is right for square images only.
-            field = simplex_field(seed, side, side)[: image.shape[1], : image.shape[2]]
-            noise = torch.from_numpy(field.astype(np.float32)).to(device).expand_as(clean)
+            noise = torch.from_numpy(noise_field(seed, *image.shape[1:])).to(device).expand_as(clean)
             timesteps = torch.full((len(chosen),), level, device=device)
             total += (network(steps.noisy(clean, noise, timesteps), timesteps) + 1.0) / 2.0
     out[chosen] = (total / len(levels)).squeeze(1).cpu().numpy()

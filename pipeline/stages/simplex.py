@@ -7,6 +7,7 @@ by 47. Fields are not normalised: pooled mean -0.01, standard deviation 0.58, ra
 import numpy as np
 from numpy.typing import NDArray
 
+Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 OCTAVES = 6
@@ -18,6 +19,11 @@ _SQUISH = 0.366025403784439  # (sqrt(3) - 1) / 2
 _NORM = 47.0
 _GRADIENTS = np.array([(5, 2), (2, 5), (-5, 2), (-2, 5), (5, -2), (2, -5), (-5, -2), (-2, -5)], dtype=np.float64)
 _MULTIPLIER, _INCREMENT, _MODULUS = 6364136223846793005, 1442695040888963407, 1 << 64
+
+
+def noise_field(seed: int, rows: int, columns: int) -> Float32:
+    """(rows, columns) float32: a field as it is added to slices, rounded to half precision as published."""
+    return simplex_field(seed, rows, columns).astype(np.float16).astype(np.float32)
 
 
 def simplex_field(seed: int, rows: int, columns: int) -> Float64:
