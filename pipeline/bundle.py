@@ -88,9 +88,10 @@ class Bundle:
         return self.description.box.grid
 
     @property
-    def standard_knots(self) -> NDArray[np.float64]:
-        """Where the percentiles of the brain's intensities are laid."""
-        return np.array(self.description.histogram.standard, dtype=np.float64)
+    def standard_knots(self) -> NDArray[np.float64] | None:
+        """Where the percentiles of the brain's intensities are laid; None: straight from 0 to 1."""
+        standard = self.description.histogram.standard
+        return None if standard is None else np.array(standard, dtype=np.float64)
 
     @cached_property
     def template(self) -> Template:

@@ -86,10 +86,13 @@ class ScoreSettings(_Part):
 
 
 class HistogramSettings(_Part):
-    """Where the percentiles of a brain's intensities are laid."""
+    """Where the percentiles of a brain's intensities are laid.
+
+    standard: None lays the first and last percentile on 0 and 1, straight between and clamped outside, as published.
+    """
 
     percentiles: tuple[float, ...]
-    standard: tuple[float, ...]
+    standard: tuple[float, ...] | None
 
 
 class GateSettings(_Part):

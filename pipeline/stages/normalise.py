@@ -37,14 +37,14 @@ def normalise(image: FloatMap, mask: BoolMap, standard_knots: NDArray[np.float64
     """The image with its percentiles inside the mask laid on the standard ones.
 
     standard_knots: (11,) values for PERCENTILES, rising; None: a straight line from the 1st to the 99th percentile
-    onto 0 and 1 (used to learn the standard).
+    onto 0 and 1, clamped there (METHOD section 1; the standard is learned from it too).
     """
     bias = bias_field(image, mask)
     flat = image / bias
     source = _strictly_rising(np.percentile(flat[mask], PERCENTILES))
     standard = (source - source[0]) / (source[-1] - source[0]) if standard_knots is None else standard_knots
     standard = _strictly_rising(np.asarray(standard, dtype=np.float64))
-    values = np.clip(_piecewise(flat, source, standard), 0.0, CEILING)
+    values = np.clip(_piecewise(flat, source, standard), 0.0, 1.0 if standard_knots is None else CEILING)
     return Normalised(np.where(mask, values, 0.0).astype(np.float32), bias, source, standard)
 
 
