@@ -1,24 +1,16 @@
 """A trained network made a bundle: description, weights, template, normative statistics, first calibration, card."""
 
-import shutil
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import yaml
-from safetensors.torch import save_file
 
-from anomalyd.errors import ConfigError
 from anomalyd.pipeline.bundle import (
     BRAIN_MASK,
     CALIBRATION,
-    DESCRIPTION,
     MODEL_CARD,
     NORMATIVE,
-    SUMS,
     TEMPLATE,
-    WEIGHTS,
     BoxSettings,
     Bundle,
     BundleDescription,
@@ -42,6 +34,7 @@ from anomalyd.pipeline.stages.reconstruct import field_count, field_seeds, recon
 from anomalyd.pipeline.train.checkpoint import Trainee
 from anomalyd.pipeline.train.cohort import Scan
 from anomalyd.pipeline.train.model_card import model_card
+from anomalyd.pipeline.train.new_bundle import fresh_bundle, write_description, write_weights
 from anomalyd.pipeline.train.prepare import Cohort
 from anomalyd.pipeline.train.recipe import Recipe
 from anomalyd.pipeline.volume import FloatMap
@@ -59,32 +52,20 @@ def export_bundle(
     Normative statistics come from the training scans, so that the held-out ones stay unseen for calibration.
     Raises ConfigError where `out` holds something that is no bundle.
     """
-    if out.exists() and not (out / SUMS).exists() and any(out.iterdir()):
-        raise ConfigError(f"{out} exists and is no bundle: give another path")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
-        fresh = Path(scratch) / out.name
-        fresh.mkdir()
+    with fresh_bundle(out) as fresh:
         description = _describe(out.name, cohort, recipe, trainee.step, contrast=contrast, seed=seed)
         _write(fresh, description, cohort, trainee)
         seal(fresh)
         names = tuple(description.score.weights)
         if names:
             write_normative(fresh / NORMATIVE, statistics(*_healthy(cohort, load_bundle(fresh), names)))
-            seal(fresh)
-        if out.exists():
-            shutil.rmtree(out)
-        fresh.rename(out)
     return load_bundle(out)
 
 
 def _write(fresh: Path, description: BundleDescription, cohort: Cohort, trainee: Trainee) -> None:
     """All files but the normative statistics and the sums."""
-    text = yaml.safe_dump(description.model_dump(mode="json"), sort_keys=False, width=118, allow_unicode=True)
-    (fresh / DESCRIPTION).write_text(text, encoding="utf-8")
-    weights = {name: value.detach().float().contiguous().cpu() for name, value in trainee.average.state_dict().items()}
-    save_file(weights, fresh / WEIGHTS)
-    (fresh / WEIGHTS).chmod(0o644)  # safetensors makes it private; a bundle is read by the service's user
+    write_description(fresh, description)
+    write_weights(fresh, trainee.average.state_dict())
     brain = cohort.template.brain
     write_nifti(fresh / TEMPLATE, np.rint(brain.voxels * 1000.0).astype(np.int16), brain.grid)
     write_nifti(fresh / BRAIN_MASK, cohort.template.mask.astype(np.uint8), brain.grid)
