@@ -1,4 +1,4 @@
-"""`train`, `calibrate`, `evaluate`: a bundle from healthy scans, its thresholds, its worth."""
+"""`train`, `import-checkpoint`, `calibrate`, `evaluate`: a bundle from scans or from a network; its worth."""
 
 import shlex
 from collections.abc import Sequence
@@ -116,6 +116,61 @@ def evaluate(
         raise typer.Exit(EXIT_FAILED)
 
 
+def import_checkpoint(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", exists=True, dir_okay=False)],
+    out: Annotated[Path, typer.Option(metavar="BUNDLE", help="The bundle to make.")],
+    contrast: Annotated[Contrast, typer.Option(help="What the network was trained on.")] = Contrast.T1W,
+    like: Annotated[
+        Path | None,
+        typer.Option(metavar="BUNDLE", exists=True, file_okay=False, help="Gives the template; else a shipped one."),
+    ] = None,
+    upright: Annotated[
+        bool, typer.Option(help="Training slices lay (front-back, left-right), not as the published loader has them.")
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Make a bundle of a network trained with the published code (safetensors, .pt or Lightning .ckpt)."""
+    del config
+    quiet_console()
+    from anomalyd.pipeline.train import import_checkpoint as importing
+
+    made = importing.import_checkpoint(checkpoint, out, contrast=contrast, like=like, is_transposed=not upright)
+    under = f" under {made.prefix!r}" if made.prefix else ""
+    typer.echo(f"{made.bundle}: published network of width {made.width}, {made.tensors} tensors{under}")
+    typer.echo(
+        f"template and brain mask of {made.like}; not calibrated: run `anomalyd calibrate {made.bundle} HEALTHY`"
+    )
+
+
+def insert_lesions(
+    healthy: HealthyArgument,
+    shapes: Annotated[
+        Path, typer.Option(metavar="DIR", exists=True, file_okay=False, help="Lesion masks in MNI space (NIfTI).")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="For images/, masks/, lesions.csv.")],
+    contrast: Annotated[Contrast, typer.Option(help="Which scans of DATA; lesions are dark on T1w, else bright.")],
+    per_scan: Annotated[int, typer.Option(min=1, help="Lesions in each scan.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 20240,
+    subjects: Annotated[list[str] | None, typer.Option(metavar="SUBJECT", help="These alone; repeatable.")] = None,
+    exclude_trained: Annotated[
+        Path | None, typer.Option(metavar="BUNDLE", exists=True, file_okay=False, help="Not its training subjects.")
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Put made-up lesions of three strengths into healthy scans: a development set for `evaluate`."""
+    del config
+    quiet_console()
+    from anomalyd.pipeline.train.insert_set import insert_lesions as insert_all
+
+    with _Bar() as bar:
+        made = insert_all(
+            healthy, shapes, out, contrast=contrast, per_scan=per_scan, seed=seed, subjects=tuple(subjects or ()),
+            exclude_trained=exclude_trained, on_progress=lambda done, of: bar.show("insertion", done, of),
+        )  # fmt: skip
+    _print_skipped(made.skipped)
+    typer.echo(f"{out}: {made.images} images, {made.lesions} lesions in them")
+
+
 def _print_skipped(skipped: Sequence[tuple[str, str]]) -> None:
     for name, reason in skipped:
         typer.echo(f"left out: {name}: {reason}", err=True)
@@ -163,5 +218,5 @@ class _Bar:
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    for command in (train, calibrate, evaluate):
+    for command in (train, import_checkpoint, calibrate, evaluate, insert_lesions):
         app.command(rich_help_panel="Models")(command)
