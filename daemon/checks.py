@@ -10,8 +10,9 @@ from pathlib import Path
 from anomalyd.daemon.bundles import bundle_paths
 from anomalyd.daemon.settings import DaemonSettings, Settings
 from anomalyd.errors import AnomalydError
-from anomalyd.pipeline.bundle_files import bundle_identity
+from anomalyd.pipeline.bundle import load_bundle
 from anomalyd.pipeline.finding import Contrast
+from anomalyd.pipeline.settings import PipelineSettings
 from anomalyd.storage.engine import open_store
 from anomalyd.storage.settings import StorageSettings
 
@@ -38,7 +39,7 @@ class Checked:
 def check_all(settings: Settings) -> Iterator[Checked]:
     """Every check, as it is made."""
     yield from check_senders(settings.daemon)
-    yield from check_bundles(bundle_paths(settings.pipeline))
+    yield from check_bundles(settings.pipeline)
     yield from check_disk(settings.storage)
     yield from check_database(settings.storage)
     yield from check_destinations(settings.daemon)
@@ -61,20 +62,26 @@ def check_senders(daemon: DaemonSettings) -> Iterator[Checked]:
             yield Checked(Grade.NOTE, subject, f"every AE title {where} (accept_from: any), on {daemon.host}")
 
 
-def check_bundles(chosen: tuple[Path, ...]) -> Iterator[Checked]:
-    """Each file of each bundle against its recorded hash; which contrasts have a model."""
+def check_bundles(pipeline: PipelineSettings) -> Iterator[Checked]:
+    """Each file of each bundle against its recorded hash; which contrasts have a model; calibrated for what is asked."""
+    chosen = bundle_paths(pipeline)
     seen: dict[Contrast, str] = {}
     for path in chosen:
         try:
-            model = bundle_identity(path)
+            bundle = load_bundle(path)
         except AnomalydError as exc:
             yield Checked(Grade.WRONG, "bundle", str(exc), "put the bundle back as it was released")
             continue
+        model = bundle.model
         if model.contrast in seen:
             text = f"{model.bundle_id} and {seen[model.contrast]} are both for {model.contrast}"
             yield Checked(Grade.WRONG, "bundle", text, "leave one of them out of pipeline.bundles")
         seen[model.contrast] = model.bundle_id
         yield Checked(Grade.OK, "bundle", f"{model.bundle_id} for {model.contrast}, digest {model.digest}")
+        try:
+            bundle.calibration.of(pipeline.score or bundle.description.score.mode)
+        except AnomalydError as exc:
+            yield Checked(Grade.WRONG, "bundle", str(exc), "calibrate the bundle, or leave pipeline.score out")
     if not chosen:
         yield Checked(Grade.WRONG, "bundle", "there is no bundle: no series can be analysed", "set pipeline.bundles")
     missing = [contrast.value for contrast in Contrast if contrast not in seen]

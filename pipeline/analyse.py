@@ -1,14 +1,14 @@
 """From a volume to a finding: the one door of the pipeline, the same for the worker and for `anomalyd analyse`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
 
-from anomalyd.errors import Withheld
-from anomalyd.pipeline.bundle import Bundle
+from anomalyd.errors import Broken, Withheld
+from anomalyd.pipeline.bundle import NORMATIVE, Bundle
 from anomalyd.pipeline.finding import Finding, Stage
 from anomalyd.pipeline.settings import AnalysisSettings
 from anomalyd.pipeline.stages import gates
@@ -21,6 +21,7 @@ from anomalyd.pipeline.stages.reconstruct import field_count, field_seeds, recon
 from anomalyd.pipeline.stages.register import Registration
 from anomalyd.pipeline.stages.score import paper_score, volume_score
 from anomalyd.pipeline.stages.threshold import choose_cut
+from anomalyd.pipeline.terms import ScoreMode
 from anomalyd.pipeline.volume import BoolMap, FloatMap, Volume
 
 SIGN_SMOOTHING = 1.0  # voxels; single pixels of the residual flicker between darker and brighter
@@ -80,13 +81,13 @@ def analyse(
 
     seed_text: names the input (series UID, or digest of the file); noise is drawn from it and the bundle's digest.
     on_stage is called as each stage begins. Raises Withheld for a scan that the bundle cannot judge, ConfigError for a
-    rate that it was not calibrated at.
+    score or a rate that it was not calibrated for.
     """
-    cut = choose_cut(bundle.calibration, settings)
+    cut = choose_cut(bundle, settings)
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
     placed = place(volume, bundle, on_stage)
-    judged = judge(placed, bundle, runtime=runtime, seed_text=seed_text, on_stage=on_stage)
+    judged = judge(placed, bundle, mode=cut.mode, runtime=runtime, seed_text=seed_text, on_stage=on_stage)
     on_stage(Stage.MAPBACK)
     maps = onto_source(volume, judged, bundle)
     on_stage(Stage.THRESHOLD)
@@ -108,14 +109,20 @@ def analyse(
         reconstruction=maps.reconstruction,
         lesions=measured.lesions,
         score=judged.scan_score,
-        score_percentile=_percentile(judged.scan_score, bundle.calibration.scan_scores),
+        score_percentile=_percentile(judged.scan_score, bundle.calibration.of(cut.mode).scan_scores),
         threshold=cut.threshold,
         threshold_text=cut.text,
+        score_mode=cut.mode,
         warnings=tuple(warnings),
         device=judged.device,
         seeds=judged.seeds,
         facts=judged.facts,
     )
+
+
+def check_calibrated(bundle: Bundle, settings: AnalysisSettings) -> None:
+    """Raises ConfigError where the bundle is not calibrated for the score or the rate that is asked for."""
+    choose_cut(bundle, settings)
 
 
 def place(volume: Volume, bundle: Bundle, on_stage: OnStage = lambda _: None) -> Placed:
@@ -140,26 +147,46 @@ def place(volume: Volume, bundle: Bundle, on_stage: OnStage = lambda _: None) ->
 
 
 def judge(
-    placed: Placed, bundle: Bundle, *, runtime: Runtime, seed_text: str, on_stage: OnStage = lambda _: None
+    placed: Placed,
+    bundle: Bundle,
+    *,
+    runtime: Runtime,
+    seed_text: str,
+    mode: ScoreMode | None = None,
+    on_stage: OnStage = lambda _: None,
 ) -> Judged:
-    """The score of a placed scan: all of the analysis between the gates and the threshold."""
+    """The score of a placed scan: all of the analysis between the gates and the threshold.
+
+    mode: None for the bundle's own.
+    """
     on_stage(Stage.RECONSTRUCT)
     image, mask = placed.normalised.image, placed.box.mask
     seeds = field_seeds(seed_text, bundle.model.digest, field_count(bundle))
     healthy = reconstruct(image, mask, bundle, seeds, runtime.torch_device)
     on_stage(Stage.SCORE)
-    score = score_box(image, healthy, mask, bundle)
+    score = score_box(image, healthy, mask, bundle, mode)
     l1 = float(np.abs(image - healthy)[mask].mean(dtype=np.float64))
     facts = {**placed.facts, "reconstruction_l1": l1}
     return Judged(placed, healthy, score, volume_score(score, mask), seeds, runtime.torch_device, facts)
 
 
-def score_box(image: FloatMap, healthy: FloatMap, mask: BoolMap, bundle: Bundle) -> FloatMap:
-    """The score map in the box, in the bundle's mode."""
+def rescore(judged: Judged, bundle: Bundle, mode: ScoreMode) -> Judged:
+    """The same scan and reconstruction, scored in another mode."""
+    mask = judged.placed.box.mask
+    score = score_box(judged.placed.normalised.image, judged.reconstruction, mask, bundle, mode)
+    return replace(judged, score=score, scan_score=volume_score(score, mask))
+
+
+def score_box(
+    image: FloatMap, healthy: FloatMap, mask: BoolMap, bundle: Bundle, mode: ScoreMode | None = None
+) -> FloatMap:
+    """The score map in the box; mode: None for the bundle's own."""
     settings = bundle.description.score
-    normative = bundle.normative
-    if settings.mode == "paper" or normative is None:
+    if (mode or settings.mode) == "paper":
         return paper_score(image, healthy, mask)
+    normative = bundle.normative
+    if normative is None:
+        raise Broken(f"bundle {bundle.model.bundle_id} has no {NORMATIVE}: its score is the paper's alone")
     found = components(image, healthy, mask, tuple(settings.weights), settings.smooth_voxels)
     return normative_score(found, normative, mask, settings)
 

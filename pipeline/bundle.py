@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from anomalyd.errors import Broken
 from anomalyd.pipeline.bundle_files import (
@@ -27,6 +26,7 @@ from anomalyd.pipeline.bundle_files import (
     Calibration,
     GateSettings,
     HistogramSettings,
+    ModeCalibration,
     NetworkSettings,
     OperatingPoint,
     ReconstructionSettings,
@@ -36,18 +36,20 @@ from anomalyd.pipeline.bundle_files import (
     VoxelRate,
     bundle_identity,
     checked_digest,
+    read_calibration,
     read_description,
     seal,
     shipped_bundles,
 )
 from anomalyd.pipeline.finding import Model
+from anomalyd.pipeline.terms import ScoreMode
 from anomalyd.pipeline.volume import BoolMap, FloatMap, Grid, Volume
 
 __all__ = [
     "BRAIN_MASK", "CALIBRATION", "DESCRIPTION", "MODEL_CARD", "NORMATIVE", "REQUIRED", "SUMS", "TEMPLATE",
     "WEIGHTS", "BoxSettings", "Bundle", "BundleDescription", "Calibration", "GateSettings", "HistogramSettings",
-    "NetworkSettings", "Normative", "OperatingPoint", "ReconstructionSettings", "ScoreSettings", "SourceFacts",
-    "Template", "TrainingFacts", "VoxelRate", "bundle_identity", "checked_digest", "load_bundle",
+    "ModeCalibration", "NetworkSettings", "Normative", "OperatingPoint", "ReconstructionSettings", "ScoreSettings",
+    "SourceFacts", "Template", "TrainingFacts", "VoxelRate", "bundle_identity", "checked_digest", "load_bundle",
     "read_description", "read_normative", "seal", "shipped_bundles", "write_normative",
 ]  # fmt: skip
 
@@ -83,6 +85,13 @@ class Bundle:
         return self.path / WEIGHTS
 
     @property
+    def modes(self) -> tuple[ScoreMode, ...]:
+        """The score modes that the bundle can compute, its own first."""
+        both: tuple[ScoreMode, ...] = ("normative", "paper")
+        possible = both if (self.path / NORMATIVE).exists() else both[1:]
+        return tuple(sorted(possible, key=lambda mode: mode != self.description.score.mode))
+
+    @property
     def box(self) -> Grid:
         """The analysed box in template space."""
         return self.description.box.grid
@@ -116,10 +125,7 @@ def load_bundle(path: Path) -> Bundle:
     """
     digest = checked_digest(path)
     description = read_description(path)
-    try:
-        calibration = Calibration.model_validate_json((path / CALIBRATION).read_text(encoding="utf-8"))
-    except ValidationError as exc:
-        raise Broken(f"{path / CALIBRATION} cannot be used: {exc}") from exc
+    calibration = read_calibration(path, description.score.mode)
     return Bundle(path, Model(description.id, digest, description.contrast), description, calibration)
 
 

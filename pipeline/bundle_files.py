@@ -5,6 +5,7 @@ where used, and SHA256SUMS over all of them (as `sha256sum` writes it); the bund
 """
 
 import hashlib
+import json
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,9 +14,10 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from anomalyd.errors import ConfigError
+from anomalyd.errors import Broken, ConfigError
 from anomalyd.ids import Digest
 from anomalyd.pipeline.finding import Contrast, Model
+from anomalyd.pipeline.terms import ScoreMode
 from anomalyd.pipeline.volume import Grid
 
 DESCRIPTION = "bundle.yaml"
@@ -78,7 +80,8 @@ class ReconstructionSettings(_Part):
 class ScoreSettings(_Part):
     """paper: SSIM-ens, eroded, median (METHOD section 3). normative: z-scores against healthy scans, weighted sum."""
 
-    mode: Literal["paper", "normative"] = "paper"
+    mode: ScoreMode = "paper"
+    """What is cut unless `pipeline.score` says otherwise."""
     weights: dict[str, float] = Field(default_factory=dict)
     """Weight of each normative component; keys are the components of normative.nii.gz, in its order."""
     smooth_voxels: float = 1.0
@@ -153,18 +156,32 @@ class VoxelRate(_Part):
     threshold: float
 
 
-class Calibration(_Part):
-    """calibration.json: thresholds and scan scores from healthy scans, counted with the very same analysis.
+class ModeCalibration(_Part):
+    """Thresholds and scan scores of one score mode. operating_points: rising threshold; scan_scores: rising."""
 
-    operating_points: falling threshold; scan_scores: rising.
-    """
-
-    scans: int
-    subjects: tuple[str, ...]
-    note: str
     operating_points: tuple[OperatingPoint, ...]
     voxel_rates: tuple[VoxelRate, ...]
     scan_scores: tuple[float, ...]
+
+
+class Calibration(_Part):
+    """calibration.json: what was counted on healthy scans with the very analysis that patients get, by score mode."""
+
+    format: Literal[2] = 2
+    scans: int
+    subjects: tuple[str, ...]
+    note: str
+    modes: dict[ScoreMode, ModeCalibration]
+
+    def of(self, mode: ScoreMode) -> ModeCalibration:
+        """What was counted for a mode; raises ConfigError where it was not calibrated."""
+        if mode not in self.modes:
+            known = ", ".join(self.modes) or "nothing yet"
+            raise ConfigError(
+                f"the score {mode} is not calibrated in this bundle (calibrated: {known}): run `anomalyd calibrate` on "
+                "healthy scans, or leave pipeline.score out"
+            )
+        return self.modes[mode]
 
 
 def bundle_identity(path: Path) -> Model:
@@ -190,6 +207,21 @@ def read_description(path: Path) -> BundleDescription:
         return BundleDescription.model_validate(yaml.safe_load(text))
     except (ValidationError, yaml.YAMLError) as exc:
         raise ConfigError(f"{path / DESCRIPTION} cannot be used: {exc}") from exc
+
+
+def read_calibration(path: Path, mode: ScoreMode) -> Calibration:
+    """calibration.json; raises Broken where it does not hold what it must.
+
+    mode: the description's, which a file of format 1 (one unnamed mode, no `format`) is the calibration of.
+    """
+    try:
+        content = json.loads((path / CALIBRATION).read_text(encoding="utf-8"))
+        if isinstance(content, dict) and "format" not in content:
+            only = {name: content.pop(name) for name in ModeCalibration.model_fields if name in content}
+            content["modes"] = {mode: only}
+        return Calibration.model_validate(content)
+    except ValueError as exc:
+        raise Broken(f"{path / CALIBRATION} cannot be used: {exc}") from exc
 
 
 def checked_digest(path: Path) -> Digest:

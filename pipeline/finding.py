@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalyd.pipeline.terms import Contrast, Stage
+from anomalyd.pipeline.terms import Contrast, ScoreMode, Stage
 from anomalyd.pipeline.volume import BoolMap, FloatMap, Grid
 
 __all__ = ["Contrast", "Finding", "Lesion", "Model", "PointLPS", "Reason", "Sign", "Stage"]
@@ -66,6 +66,7 @@ class Finding:
     reconstruction: float32, the healthy counterpart in the source's intensities, 0 outside the brain.
     score: scan-level score; score_percentile: 0..100 among the healthy reference scans of the bundle.
     threshold: what score_map was cut at; threshold_text: what false-positive rate that stands for, in words.
+    score_mode: which score was cut.
     """
 
     grid: Grid
@@ -80,6 +81,7 @@ class Finding:
     score_percentile: float
     threshold: float
     threshold_text: str
+    score_mode: ScoreMode
     warnings: tuple[str, ...]
     device: str
     seeds: tuple[int, ...]

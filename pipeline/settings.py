@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from anomalyd.ids import Digest, duration_s
+from anomalyd.pipeline.terms import ScoreMode
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -53,6 +54,8 @@ class AnalysisSettings(BaseModel):
     """Cut at this calibrated healthy voxel rate (0.01, 0.05, 0.10) instead of the operating point."""
     false_findings_per_scan: Annotated[float, Field(gt=0)] = 1.0
     """Operating point: false findings per healthy scan that the calibration allows; unused with voxel_rate."""
+    score: ScoreMode | None = None
+    """The score that is cut; None: the one that the bundle's description names."""
 
     @property
     def digest(self) -> Digest:
@@ -75,10 +78,13 @@ class PipelineSettings(BaseModel):
     max_attempts: Annotated[int, Field(ge=1)] = 3
     false_findings_per_scan: Annotated[float, Field(gt=0)] = 1.0
     voxel_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
+    score: ScoreMode | None = None
     include: tuple[AttributeRule, ...] = ()
     exclude: tuple[AttributeRule, ...] = ()
 
     @property
     def analysis(self) -> AnalysisSettings:
         """The part that changes a result."""
-        return AnalysisSettings(voxel_rate=self.voxel_rate, false_findings_per_scan=self.false_findings_per_scan)
+        return AnalysisSettings(
+            voxel_rate=self.voxel_rate, false_findings_per_scan=self.false_findings_per_scan, score=self.score
+        )

@@ -1,6 +1,10 @@
 """Words of the pipeline that the command line needs before it has loaded anything heavy (no numpy here)."""
 
 from enum import StrEnum
+from typing import Literal
+
+ScoreMode = Literal["paper", "normative"]
+"""Which score map is cut: SSIM-ens as published, or z-scores against healthy scans."""
 
 
 class Contrast(StrEnum):

@@ -90,6 +90,7 @@ def finding_from(volume: Volume, labels: NDArray[np.uint16], scores: FloatMap, s
         score_percentile=97.0 if lesions else 41.0,
         threshold=THRESHOLD,
         threshold_text="1 false finding per healthy scan",
+        score_mode="normative",
         warnings=(),
         device="cpu",
         seeds=(1, 2),

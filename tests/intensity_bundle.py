@@ -10,9 +10,9 @@ import numpy as np
 import yaml
 
 from anomalyd.pipeline.analyse import place
-from anomalyd.pipeline.bundle import Bundle, Calibration, Normative, OperatingPoint, load_bundle, seal, write_normative
+from anomalyd.pipeline.bundle import Bundle, Normative, load_bundle, seal, write_normative
 from anomalyd.pipeline.stages.normative import components
-from tiny_bundle import made_up_brain, tiny_bundle
+from tiny_bundle import calibrated_at, made_up_brain, tiny_bundle
 
 THRESHOLD = 3.5
 SPREAD = 0.08  # of the intensity, which runs from 0 to about 1
@@ -34,14 +34,8 @@ def intensity_bundle(path: Path) -> Bundle:
         "erode_voxels": 2,
     }
     (path / "bundle.yaml").write_text(yaml.safe_dump(description), encoding="utf-8")
-    calibration = Calibration(
-        scans=20,
-        subjects=(),
-        note="made up",
-        operating_points=(OperatingPoint(threshold=THRESHOLD, findings_per_scan=0.9),),
-        voxel_rates=plain.calibration.voxel_rates,
-        scan_scores=plain.calibration.scan_scores,
-    )
+    modes = {**plain.calibration.modes, "normative": calibrated_at(THRESHOLD)}
+    calibration = plain.calibration.model_copy(update={"modes": modes})
     (path / "calibration.json").write_text(calibration.model_dump_json(), encoding="utf-8")
     seal(path)
     return load_bundle(path)

@@ -15,6 +15,7 @@ from anomalyd.pipeline.bundle import (
     Calibration,
     GateSettings,
     HistogramSettings,
+    ModeCalibration,
     NetworkSettings,
     OperatingPoint,
     ReconstructionSettings,
@@ -100,14 +101,21 @@ def tiny_bundle(
         scans=20,
         subjects=(),
         note="made up",
-        operating_points=(OperatingPoint(threshold=threshold, findings_per_scan=0.9),),
-        voxel_rates=tuple(VoxelRate(rate=rate, threshold=threshold * (1 - rate)) for rate in (0.01, 0.05, 0.1)),
-        scan_scores=tuple(float(v) for v in np.linspace(0.05, 0.3, 20)),
+        modes={"paper": calibrated_at(threshold)},
     )
     (path / "calibration.json").write_text(calibration.model_dump_json(), encoding="utf-8")
     (path / "MODEL_CARD.md").write_text("# made up\n", encoding="utf-8")
     seal(path)
     return load_bundle(path)
+
+
+def calibrated_at(threshold: float) -> ModeCalibration:
+    """As if 0.9 findings per healthy scan had been counted at the threshold."""
+    return ModeCalibration(
+        operating_points=(OperatingPoint(threshold=threshold, findings_per_scan=0.9),),
+        voxel_rates=tuple(VoxelRate(rate=rate, threshold=threshold * (1 - rate)) for rate in (0.01, 0.05, 0.1)),
+        scan_scores=tuple(float(v) for v in np.linspace(0.05, 0.3, 20)),
+    )
 
 
 def _box_first(brain: Volume) -> tuple[float, float, float]:

@@ -14,7 +14,7 @@ from anomalyd.daemon.worker.messages import Analysed, Ready, WithheldScan
 from anomalyd.errors import Broken, Refused, Withheld
 from anomalyd.ids import AETitle, InstanceUID
 from anomalyd.pipeline import rules
-from anomalyd.pipeline.analyse import Runtime, analyse
+from anomalyd.pipeline.analyse import Runtime, analyse, check_calibrated
 from anomalyd.pipeline.bundle import Bundle, load_bundle
 from anomalyd.pipeline.finding import Contrast, Finding, Reason, Stage
 from anomalyd.pipeline.part10 import open_part10, read_header
@@ -47,11 +47,13 @@ class Analyst:
     """Bundles and store, loaded once; `analyse` once per job."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises ConfigError or Broken where a bundle cannot be used."""
+        """Raises ConfigError or Broken where a bundle cannot be used, or is not calibrated for what is asked."""
         started = time.monotonic()
         self._settings = settings
         self._store = open_store(settings.storage)
         loaded = [load_bundle(path) for path in bundle_paths(settings.pipeline)]
+        for bundle in loaded:
+            check_calibrated(bundle, settings.pipeline.analysis)
         self._bundles: dict[str, Bundle] = {bundle.model.digest: bundle for bundle in loaded}
         self._runtime = Runtime(settings.pipeline.device, settings.pipeline.threads)
         self._load_s = time.monotonic() - started

@@ -48,6 +48,7 @@ class Provenance(TypedDict):
     device: str | None
     seeds: list[int]
     threshold_text: str | None
+    score_mode: str | None
     settings: dict[str, Any]
     input_digest: str | None
     facts: dict[str, float]
@@ -124,6 +125,7 @@ def analysed(
     report["provenance"]["device"] = finding.device
     report["provenance"]["seeds"] = list(finding.seeds)
     report["provenance"]["threshold_text"] = finding.threshold_text
+    report["provenance"]["score_mode"] = finding.score_mode
     report["provenance"]["facts"] = {name: float(value) for name, value in finding.facts.items()}
     return report
 
@@ -189,6 +191,7 @@ def _blank(
             "device": None,
             "seeds": [],
             "threshold_text": None,
+            "score_mode": None,
             "settings": plain(dict(subject.settings)),
             "input_digest": subject.input_digest,
             "facts": {},

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomalyd.errors import AnomalydError, ConfigError
-from anomalyd.pipeline.analyse import Runtime, judge, onto_source, place
+from anomalyd.pipeline.analyse import Runtime, judge, onto_source, place, rescore
 from anomalyd.pipeline.bundle import (
     CALIBRATION,
     Bundle,
     Calibration,
+    ModeCalibration,
     OperatingPoint,
     VoxelRate,
     load_bundle,
@@ -22,6 +23,7 @@ from anomalyd.pipeline.bundle import (
 from anomalyd.pipeline.nifti import read_nifti
 from anomalyd.pipeline.stages.mapback import SourceMaps
 from anomalyd.pipeline.stages.measure import large_regions, regions
+from anomalyd.pipeline.terms import ScoreMode
 from anomalyd.pipeline.train.cohort import Scan, list_scans
 from anomalyd.pipeline.volume import Grid
 
@@ -80,11 +82,17 @@ def calibrate_bundle(
         )
     names = {name for name, _ in skipped}
     subjects = tuple(sorted({scan.subject for scan in unseen if scan.path.name not in names}))
-    calibration = calibration_of([found for _, found in counts], subjects)
+    calibration = Calibration(
+        scans=len(counts),
+        subjects=subjects,
+        note="counted on healthy scans of people that did not train the network, with the analysis that patients get",
+        modes={mode: calibrated([found[mode] for _, found in counts]) for mode in loaded.modes},
+    )
     (bundle / CALIBRATION).write_text(calibration.model_dump_json(indent=1) + "\n", encoding="utf-8")
     seal(bundle)
     few = f"{len(counts)} scans: thresholds from fewer than {ADVISED_SCANS} are rough"
-    point = next((p for p in calibration.operating_points if p.findings_per_scan <= 1.0), None)
+    points = calibration.modes[loaded.modes[0]].operating_points
+    point = next((p for p in points if p.findings_per_scan <= 1.0), None)
     return CalibrationReport(
         bundle,
         len(counts),
@@ -97,20 +105,24 @@ def calibrate_bundle(
 
 def count_scans(
     bundle: Bundle, scans: tuple[Scan, ...], device: str, on_progress: Callable[[int, int], None]
-) -> tuple[list[tuple[Scan, ScanCounts]], list[tuple[str, str]]]:
-    """Counts of each scan that can be judged, and (file name, reason) of the others."""
-    counts: list[tuple[Scan, ScanCounts]] = []
+) -> tuple[list[tuple[Scan, dict[ScoreMode, ScanCounts]]], list[tuple[str, str]]]:
+    """Counts of each scan that can be judged, by score mode, and (file name, reason) of the others."""
+    counts: list[tuple[Scan, dict[ScoreMode, ScanCounts]]] = []
     failed: list[tuple[str, str]] = []
     runtime = Runtime("cuda" if device == "cuda" else "cpu")
     for number, scan in enumerate(scans):
         on_progress(number, len(scans))
         try:
             volume = read_nifti(scan.path)
-            judged = judge(place(volume, bundle), bundle, runtime=runtime, seed_text=scan.path.name)
+            first = judge(place(volume, bundle), bundle, runtime=runtime, seed_text=scan.path.name)
         except AnomalydError as exc:
             failed.append((scan.path.name, str(exc)))
             continue
-        counts.append((scan, count_scan(onto_source(volume, judged, bundle), volume.grid, judged.scan_score)))
+        by_mode = {}
+        for mode in bundle.modes:
+            judged = rescore(first, bundle, mode)
+            by_mode[mode] = count_scan(onto_source(volume, judged, bundle), volume.grid, judged.scan_score)
+        counts.append((scan, by_mode))
     on_progress(len(scans), len(scans))
     return counts, failed
 
@@ -129,18 +141,15 @@ def count_scan(maps: SourceMaps, grid: Grid, scan_score: float) -> ScanCounts:
     return ScanCounts(findings, share, scan_score)
 
 
-def calibration_of(counts: list[ScanCounts], subjects: tuple[str, ...]) -> Calibration:
-    """The calibration that counts give: thresholds with 20 down to 0 findings per scan, and three voxel rates."""
+def calibrated(counts: list[ScanCounts]) -> ModeCalibration:
+    """What one mode's counts give: thresholds with 20 down to 0 findings per scan, and three voxel rates."""
     findings = np.mean([c.findings for c in counts], axis=0)
     # Counts may rise before they fall (a flood breaks into islands): from the highest cut down, never fewer again.
     findings = np.maximum.accumulate(findings[::-1])[::-1]
     share = np.mean([c.share for c in counts], axis=0)
     used = [k for k in range(len(THRESHOLDS)) if findings[k] <= 20.0]  # noqa: PLR2004 - more is no operating point
     last = next((position for position, k in enumerate(used) if findings[k] == 0.0), len(used) - 1)
-    return Calibration(
-        scans=len(counts),
-        subjects=subjects,
-        note="counted on healthy scans of people that did not train the network, with the analysis that patients get",
+    return ModeCalibration(
         operating_points=tuple(
             OperatingPoint(threshold=_short(THRESHOLDS[k]), findings_per_scan=_short(findings[k]))
             for k in used[: last + 1]

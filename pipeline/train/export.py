@@ -39,9 +39,7 @@ from anomalyd.pipeline.train.prepare import Cohort
 from anomalyd.pipeline.train.recipe import Recipe
 from anomalyd.pipeline.volume import FloatMap
 
-UNCALIBRATED = Calibration(
-    scans=0, subjects=(), note="not calibrated yet", operating_points=(), voxel_rates=(), scan_scores=()
-)
+UNCALIBRATED = Calibration(scans=0, subjects=(), note="not calibrated yet", modes={})
 
 
 def export_bundle(
