@@ -12,7 +12,14 @@ from typing import Annotated, Literal
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from anomalyd.errors import Broken, ConfigError
 from anomalyd.ids import Digest
@@ -68,6 +75,17 @@ class NetworkSettings(_Part):
     widths: tuple[int, ...] = (32, 64, 128)
     layers_per_block: int = 1
     norm_groups: int = 8
+
+    @model_serializer(mode="wrap")
+    def _of_its_architecture(self, write_all: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Only the keys that describe this architecture; a compact network is written as it always was."""
+        published = ("architecture", "model_channels", "transposed")
+        everything: dict[str, object] = write_all(self)
+        return {
+            name: value
+            for name, value in everything.items()
+            if (name in published) == (self.architecture == "published")
+        }
 
 
 class ReconstructionSettings(_Part):
