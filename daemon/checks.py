@@ -63,7 +63,7 @@ def check_senders(daemon: DaemonSettings) -> Iterator[Checked]:
 
 
 def check_bundles(pipeline: PipelineSettings) -> Iterator[Checked]:
-    """Each file of each bundle against its recorded hash; which contrasts have a model; calibrated for what is asked."""
+    """Each file of each bundle against its recorded hash; which contrasts have a model; is what is asked calibrated."""
     chosen = bundle_paths(pipeline)
     seen: dict[Contrast, str] = {}
     for path in chosen:
