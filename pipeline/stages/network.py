@@ -73,11 +73,15 @@ def schedule() -> Schedule:
 
     DDPMScheduler multiplies in float32 and is up to 2.4e-6 off the published buffers; this is them to 3e-8.
     """
+    signal = torch.cumprod(1 - cosine_betas(), 0)
+    return Schedule(signal.sqrt().float(), (1 - signal).sqrt().float())
+
+
+def cosine_betas() -> Tensor:
+    """(1000,) float64: share of the variance that each step replaces by noise; one of them is capped."""
     steps = torch.arange(TRAIN_TIMESTEPS + 1, dtype=torch.float64) / TRAIN_TIMESTEPS
     bar = torch.cos((steps + OFFSET) / (1 + OFFSET) * math.pi / 2) ** 2
-    betas = (1 - bar[1:] / bar[:-1]).clamp(0.0, MAX_BETA)
-    signal = torch.cumprod(1 - betas, 0)
-    return Schedule(signal.sqrt().float(), (1 - signal).sqrt().float())
+    return (1 - bar[1:] / bar[:-1]).clamp(0.0, MAX_BETA)
 
 
 def build_network(settings: NetworkSettings) -> DenoisingNetwork:
