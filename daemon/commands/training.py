@@ -4,10 +4,11 @@ import shlex
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 
 import typer
 
+from anomalyd.daemon.commands.bar import Bar
 from anomalyd.daemon.commands.options import ConfigOption
 from anomalyd.daemon.logs import quiet_console
 from anomalyd.pipeline.terms import Contrast
@@ -25,36 +26,60 @@ class TrainDevice(StrEnum):
     CUDA = "cuda"
 
 
+class TrainPreset(StrEnum):
+    """Network and recipe (pipeline/train/recipe.py)."""
+
+    COMPACT = "compact"
+    PAPER = "paper"
+
+
 DeviceOption = Annotated[TrainDevice, typer.Option(help="Where it is computed.")]
 
 
 def train(
-    data: HealthyArgument,
-    out: Annotated[Path, typer.Option(metavar="BUNDLE", help="The bundle to make; OUT.work keeps the way there.")],
-    preset: Annotated[str, typer.Option(help="Recipe.")] = "compact",
-    steps: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA", exists=True, help="Folder of healthy scans (NIfTI, DICOM), or the cohort.npz made of one."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="BUNDLE", help="The bundle to make; BUNDLE.work keeps the way there.")],
+    preset: Annotated[TrainPreset, typer.Option(help="What ships, or what was published.")] = TrainPreset.COMPACT,
+    steps: Annotated[int | None, typer.Option(min=1, help="Instead of the preset's.")] = None,
+    width: Annotated[int | None, typer.Option(help="Of preset paper's network; 128 as published.")] = None,
     device: DeviceOption = TrainDevice.CPU,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 20240,
-    contrast: Annotated[Contrast, typer.Option(help="Which scans of DATA.")] = Contrast.T1W,
+    seed: Annotated[int | None, typer.Option(help="Of everything random; 20240.")] = None,
+    contrast: Annotated[Contrast | None, typer.Option(help="Which scans of DATA; T1w.")] = None,
     exclude_subjects: Annotated[list[str] | None, typer.Option(metavar="PREFIX", help="Leave out; repeatable.")] = None,
+    resume_from: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="WEIGHTS", exists=True, help="Begin with these: a checkpoint, weights-ema.safetensors or a bundle."
+        ),
+    ] = None,
+    prepare_only: Annotated[
+        bool, typer.Option("--prepare-only", help="Make BUNDLE.work/cohort.npz, then stop.")
+    ] = False,
     config: ConfigOption = None,
 ) -> None:
     """Train a bundle on healthy scans, split by subject; the same command goes on where it was stopped."""
     del config  # every command takes it; training is steered by its options alone
     quiet_console()
-    from anomalyd.pipeline.train.fit import Progress, train_bundle
+    from anomalyd.pipeline.train.train import COHORT, Order, prepared, train_bundle
 
-    with _Bar() as bar:
-
-        def on_progress(now: Progress) -> None:
-            loss = "" if now.loss is None else f", loss {now.loss:.4f}"
-            bar.show(f"{now.what}{loss}", now.done, now.of)
-
-        made = train_bundle(
-            data, out, preset=preset, steps=steps, device=device.value, seed=seed, contrast=contrast,  # type: ignore[arg-type]  # preset is checked by the callee
-            exclude_subject_prefixes=tuple(exclude_subjects or ()), on_progress=on_progress,
-        )  # fmt: skip
-    _print_skipped(made.skipped)
+    order = Order(
+        data, out, preset=preset.value, steps=steps, width=width, device=device.value, seed=seed, contrast=contrast,
+        exclude_subject_prefixes=tuple(exclude_subjects or ()), resume_from=resume_from,
+    )  # fmt: skip
+    with Bar() as bar:
+        if prepare_only:
+            cohort = prepared(order, bar.show_training, _print_one_skipped)
+            used, held = ({s.subject for s in side} for side in (cohort.train_scans, cohort.held_out_scans))
+            typer.echo(f"{order.work / COHORT}: {len(used)} people to train on, {len(held)} held out")
+            return
+        made = train_bundle(order, bar.show_training, _print_one_skipped)
+    for warning in made.warnings:
+        typer.echo(f"warning: {warning}", err=True)
     people = f"{made.train_subjects} people trained it, {made.held_out_subjects} are held out"
     typer.echo(f"{made.bundle}: {made.steps} steps, loss {made.loss:.4f}; {people}")
 
@@ -70,7 +95,7 @@ def calibrate(
     quiet_console()
     from anomalyd.pipeline.train.calibrate import calibrate_bundle
 
-    with _Bar() as bar:
+    with Bar() as bar:
         made = calibrate_bundle(
             bundle, healthy, device=device.value, on_progress=lambda done, of: bar.show("calibration", done, of)
         )
@@ -98,7 +123,7 @@ def evaluate(
     quiet_console()
     from anomalyd.pipeline.train.evaluate import evaluate_bundle
 
-    with _Bar() as bar:
+    with Bar() as bar:
         made = evaluate_bundle(
             bundle,
             images,
@@ -162,7 +187,7 @@ def insert_lesions(
     quiet_console()
     from anomalyd.pipeline.train.insert_set import insert_lesions as insert_all
 
-    with _Bar() as bar:
+    with Bar() as bar:
         made = insert_all(
             healthy, shapes, out, contrast=contrast, per_scan=per_scan, seed=seed, subjects=tuple(subjects or ()),
             exclude_trained=exclude_trained, on_progress=lambda done, of: bar.show("insertion", done, of),
@@ -173,47 +198,11 @@ def insert_lesions(
 
 def _print_skipped(skipped: Sequence[tuple[str, str]]) -> None:
     for name, reason in skipped:
-        typer.echo(f"left out: {name}: {reason}", err=True)
+        _print_one_skipped(name, reason)
 
 
-class _Bar:
-    """Progress on a terminal; in a pipe one line for each tenth of a phase."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        console = Console(stderr=True, highlight=False)
-        self._is_live = console.is_terminal
-        columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )  # fmt: skip
-        self._progress = Progress(*columns, console=console, disable=not self._is_live)
-        self._task = self._progress.add_task("starting", total=None)
-        self._last = ("", -1)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *ended: object) -> None:
-        self._progress.stop()
-
-    def show(self, what: str, done: int, of: int) -> None:
-        """Where it stands."""
-        self._progress.update(self._task, description=what, completed=done, total=of)
-        tenth = (what.partition(",")[0], 10 * done // max(1, of))
-        if not self._is_live and tenth != self._last:
-            self._last = tenth
-            typer.echo(f"{what}: {done} of {of}", err=True)
+def _print_one_skipped(name: str, reason: str) -> None:
+    typer.echo(f"left out: {name}: {reason}", err=True)
 
 
 def register(app: typer.Typer) -> None:

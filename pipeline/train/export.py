@@ -20,7 +20,6 @@ from anomalyd.pipeline.bundle import (
     NetworkSettings,
     ReconstructionSettings,
     ScoreSettings,
-    SourceFacts,
     TrainingFacts,
     load_bundle,
     seal,
@@ -32,10 +31,10 @@ from anomalyd.pipeline.stages.normalise import PERCENTILES
 from anomalyd.pipeline.stages.normative import components, statistics
 from anomalyd.pipeline.stages.reconstruct import field_count, field_seeds, reconstruct
 from anomalyd.pipeline.train.checkpoint import Trainee
-from anomalyd.pipeline.train.cohort import Scan
+from anomalyd.pipeline.train.cohort_file import Cohort
 from anomalyd.pipeline.train.model_card import model_card
 from anomalyd.pipeline.train.new_bundle import fresh_bundle, write_description, write_weights
-from anomalyd.pipeline.train.prepare import Cohort
+from anomalyd.pipeline.train.people import names_of, people_of, together
 from anomalyd.pipeline.train.recipe import Recipe
 from anomalyd.pipeline.volume import FloatMap
 
@@ -43,7 +42,14 @@ UNCALIBRATED = Calibration(scans=0, subjects=(), note="not calibrated yet", mode
 
 
 def export_bundle(
-    out: Path, cohort: Cohort, recipe: Recipe, trainee: Trainee, *, contrast: Contrast, seed: int
+    out: Path,
+    cohort: Cohort,
+    recipe: Recipe,
+    trainee: Trainee,
+    *,
+    contrast: Contrast,
+    seed: int,
+    device: str = "cpu",
 ) -> Bundle:
     """The bundle at `out`, replacing an older one there; not calibrated yet.
 
@@ -51,12 +57,12 @@ def export_bundle(
     Raises ConfigError where `out` holds something that is no bundle.
     """
     with fresh_bundle(out) as fresh:
-        description = _describe(out.name, cohort, recipe, trainee.step, contrast=contrast, seed=seed)
+        description = _describe(out.name, cohort, recipe, trainee, contrast=contrast, seed=seed)
         _write(fresh, description, cohort, trainee)
         seal(fresh)
         names = tuple(description.score.weights)
         if names:
-            write_normative(fresh / NORMATIVE, statistics(*_healthy(cohort, load_bundle(fresh), names)))
+            write_normative(fresh / NORMATIVE, statistics(*_healthy(cohort, load_bundle(fresh), names, device)))
     return load_bundle(out)
 
 
@@ -72,27 +78,28 @@ def _write(fresh: Path, description: BundleDescription, cohort: Cohort, trainee:
 
 
 def _healthy(
-    cohort: Cohort, bundle: Bundle, names: tuple[str, ...]
+    cohort: Cohort, bundle: Bundle, names: tuple[str, ...], device: str
 ) -> tuple[list[dict[str, FloatMap]], list[np.ndarray[tuple[int, ...], np.dtype[np.bool_]]]]:
     """Components and masks of every training scan."""
     maps, masks = [], []
     for k in np.flatnonzero(cohort.is_train):
         image, mask = cohort.floats(np.array([k]))[0], cohort.masks[k]
-        seeds = field_seeds(cohort.scans[k].path.name, bundle.model.digest, field_count(bundle))
-        healthy = reconstruct(image, mask, bundle, seeds, "cpu")
+        seeds = field_seeds(cohort.scans[k].name, bundle.model.digest, field_count(bundle))
+        healthy = reconstruct(image, mask, bundle, seeds, device)
         maps.append(components(image, healthy, mask, names, bundle.description.score.smooth_voxels))
         masks.append(mask)
     return maps, masks
 
 
 def _describe(
-    name: str, cohort: Cohort, recipe: Recipe, steps: int, *, contrast: Contrast, seed: int
+    name: str, cohort: Cohort, recipe: Recipe, trainee: Trainee, *, contrast: Contrast, seed: int
 ) -> BundleDescription:
     """What bundle.yaml says."""
     first = cohort.box.index_to_lps[:3, 3]
-    used = [scan for scan, is_train in zip(cohort.scans, cohort.is_train, strict=True) if is_train]
-    held = [scan for scan, is_train in zip(cohort.scans, cohort.is_train, strict=True) if not is_train]
-    ages = [scan.age for scan in used if scan.age is not None]
+    people = together((*trainee.people, *people_of(cohort.train_scans)))
+    held = {scan.subject for scan in cohort.held_out_scans} - names_of(people)
+    ages = [scan.age for scan in cohort.train_scans if scan.age is not None]
+    knots = None if cohort.preparation == "published" else tuple(round(float(v), 5) for v in cohort.standard_knots)
     plain = {key: value for key, value in asdict(recipe).items() if key not in ("network", "steps", "box_shape")}
     return BundleDescription(
         id=name,
@@ -105,29 +112,17 @@ def _describe(
         network=NetworkSettings(**recipe.network.model_dump()),
         reconstruction=ReconstructionSettings(**recipe.reconstruction.model_dump()),
         score=ScoreSettings(**recipe.score.model_dump()),
-        histogram=HistogramSettings(
-            percentiles=PERCENTILES, standard=tuple(round(float(v), 5) for v in cohort.standard_knots)
-        ),
+        histogram=HistogramSettings(percentiles=PERCENTILES, standard=knots),
         gates=GateSettings(),
         training=TrainingFacts(
             seed=seed,
-            steps=steps,
-            recipe={key: plain[key] for key in plain if key not in ("reconstruction", "score")},
-            held_out_subjects=tuple(sorted({scan.subject for scan in held})),
+            steps=trainee.step,
+            recipe={
+                **{key: plain[key] for key in plain if key not in ("reconstruction", "score")},
+                "split_seed": cohort.split_seed,
+            },
+            held_out_subjects=tuple(sorted(held)),
             age_range=(min(ages), max(ages)) if ages else None,
-            sources=_sources(used),
+            sources=people,
         ),
-    )
-
-
-def _sources(scans: list[Scan]) -> tuple[SourceFacts, ...]:
-    """Training subjects by source and licence."""
-    keys = sorted({(scan.source, scan.licence) for scan in scans})
-    return tuple(
-        SourceFacts(
-            source=source,
-            licence=licence,
-            subjects=tuple(sorted({s.subject for s in scans if (s.source, s.licence) == (source, licence)})),
-        )
-        for source, licence in keys
     )

@@ -1,165 +1,172 @@
-"""Training of a bundle: scans in, network out, resumable at any time."""
+"""Training of a network: a cohort in, weights out, resumable at any time."""
 
-import csv
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from anomalyd.errors import ConfigError
-from anomalyd.pipeline.finding import Contrast
 from anomalyd.pipeline.stages.network import DenoisingNetwork, Schedule, build_network, schedule
-from anomalyd.pipeline.train.augment import corrupt, noise_crops, noise_tiles, vary
-from anomalyd.pipeline.train.calibrate import MIN_SCANS, calibrate_bundle
-from anomalyd.pipeline.train.checkpoint import Trainee, load_checkpoint, save_checkpoint
-from anomalyd.pipeline.train.cohort import list_scans, split_by_subject
-from anomalyd.pipeline.train.export import export_bundle
-from anomalyd.pipeline.train.prepare import LEVELS, Cohort, prepare_cohort
-from anomalyd.pipeline.train.recipe import RECIPES, Preset, Recipe
+from anomalyd.pipeline.train import curves
+from anomalyd.pipeline.train.batches import Batch, batch_maker, in_order
+from anomalyd.pipeline.train.checkpoint import (
+    FULL,
+    SMALL,
+    Trainee,
+    begin_from,
+    load_checkpoint,
+    save_checkpoint,
+    save_weights,
+)
+from anomalyd.pipeline.train.cohort_file import Cohort
+from anomalyd.pipeline.train.held_out import HeldOut, held_out
+from anomalyd.pipeline.train.people import people_of, together
+from anomalyd.pipeline.train.recipe import Recipe
+
+CURVE, CURVE_PICTURE, SAMPLES = "loss.csv", "loss.png", "samples.png"
+AVERAGED_STEPS = 200  # of the loss that is shown
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where training stands. what: the phase; loss: mean over the last steps, None while scans are prepared."""
+    """Where it stands. what: the phase; of training: mean loss of the last steps, steps/s, seconds to the end."""
 
     what: str
     done: int
     of: int
     loss: float | None = None
+    rate: float | None = None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the rate of this run."""
+        return (self.of - self.done) / self.rate if self.rate else None
 
 
-@dataclass(frozen=True, slots=True)
-class TrainReport:
-    """What a training made of which scans."""
-
-    bundle: Path
-    steps: int
-    train_subjects: int
-    held_out_subjects: int
-    skipped: tuple[tuple[str, str], ...]
-    loss: float
-
-
-def train_bundle(
-    data: Path,
-    out: Path,
-    *,
-    preset: Preset = "compact",
-    steps: int | None = None,
-    device: str = "cpu",
-    seed: int = 20240,
-    contrast: Contrast = Contrast.T1W,
-    exclude_subject_prefixes: tuple[str, ...] = (),
-    on_progress: Callable[[Progress], None] = lambda _: None,
-) -> TrainReport:
-    """A bundle at `out`, trained on the scans of one contrast in `data`.
-
-    Checkpoints and the prepared scans lie in `out` with `.work` added: the same call goes on where it was stopped, also
-    with more steps. Raises ConfigError for an unknown preset, too few people, or an `out` that is not a bundle.
-    """
-    if preset not in RECIPES:
-        raise ConfigError(f"preset {preset!r} is unknown: {', '.join(RECIPES)}")
-    recipe = RECIPES[preset] if steps is None else replace(RECIPES[preset], steps=steps)
-    work = out.with_name(out.name + ".work")
-    split = split_by_subject(list_scans(data, contrast, exclude_subject_prefixes), seed)
-    cohort = prepare_cohort(
-        split, work / "cohort.npz", recipe.box_shape, lambda done, of, what: on_progress(Progress(what, done, of))
-    )
-    trainee = fit(cohort, recipe, work, seed=seed, device=device, on_progress=on_progress)
-    export_bundle(out, cohort, recipe, trainee, contrast=contrast, seed=seed)
-    if len(split.held_out) >= MIN_SCANS:
-        calibrate_bundle(
-            out, data, device=device, on_progress=lambda done, of: on_progress(Progress("calibration", done, of))
-        )
-    people = [{s.subject for s, t in zip(cohort.scans, cohort.is_train, strict=True) if t == flag} for flag in (1, 0)]
-    return TrainReport(out, trainee.step, len(people[0]), len(people[1]), cohort.skipped, trainee.loss)
+OnProgress = Callable[[Progress], None]
 
 
 def fit(
-    cohort: Cohort, recipe: Recipe, work: Path, *, seed: int, device: str, on_progress: Callable[[Progress], None]
+    cohort: Cohort,
+    recipe: Recipe,
+    work: Path,
+    *,
+    seed: int,
+    device: str,
+    on_progress: OnProgress = lambda _: None,
+    resume_from: Path | None = None,
 ) -> Trainee:
-    """Steps up to recipe.steps, from the last checkpoint in `work` if there is one.
+    """Steps up to recipe.steps, from the checkpoint in `work`, else from the weights of resume_from, else from none.
 
-    Every random number of step k comes from (seed, k): an interrupted run and an uninterrupted one end alike.
+    Every random number of step k comes from (seed, k): an interrupted run and an uninterrupted one end alike. Leaves in
+    `work` a full and a small checkpoint, loss.csv, loss.png and samples.png. Raises ConfigError for a device that is
+    not there or weights that cannot be read, Broken for weights of another network.
     """
+    check_device(device)
+    with _repeatable(device):
+        trainee = _start(cohort, recipe, work, seed=seed, device=device, resume_from=resume_from)
+        make = batch_maker(cohort, recipe, seed)
+        steps = _on(schedule(), device)
+        diary = _Diary(work, trainee.step, held_out(cohort, recipe, seed, device))
+        losses: list[float] = []
+        for step, batch in in_order(make, trainee.step, recipe.steps, device):
+            losses.append(_train_step(trainee, batch, steps, recipe))
+            trainee = replace(trainee, step=step + 1, loss=float(np.mean(losses[-AVERAGED_STEPS:])))
+            is_last = trainee.step == recipe.steps
+            if trainee.step % recipe.report_every == 0 or is_last:
+                on_progress(Progress("training", trainee.step, recipe.steps, trainee.loss, diary.rate(len(losses))))
+            if trainee.step % recipe.save_every == 0 or is_last:
+                save_checkpoint(work / FULL, trainee)
+                save_weights(work / SMALL, trainee)
+                diary.note(trainee, steps, losses)
+            if trainee.step % recipe.picture_every == 0 or is_last:
+                diary.draw(trainee, steps)
+        return trainee
+
+
+def check_device(device: str) -> None:
+    """Raises ConfigError for CUDA that torch does not see."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"device cuda: torch {torch.__version__} sees no CUDA device here; take cpu, or install the driver and a "
+            "torch with CUDA"
+        )
+    if device not in ("cpu", "cuda"):
+        raise ConfigError(f"device {device!r} is unknown: cpu or cuda")
+
+
+def _start(cohort: Cohort, recipe: Recipe, work: Path, *, seed: int, device: str, resume_from: Path | None) -> Trainee:
+    """The trainee that goes on: a checkpoint in `work` wins, so that the same command may be given again."""
     torch.manual_seed(seed)
-    network = build_network(recipe.network).to(device)
+    network = build_network(recipe.network)
+    if device == "cuda":
+        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     average = build_network(recipe.network).to(device)
     average.load_state_dict(network.state_dict())
     optimiser = torch.optim.AdamW(network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
-    trainee = load_checkpoint(work / "checkpoint.safetensors", Trainee(network, average, optimiser, 0, math.nan))
-    steps = schedule()
-    steps = Schedule(steps.signal.to(device), steps.noise.to(device))
-    tiles = noise_tiles(seed, recipe.noise_tiles)
-    pool = _slice_pool(cohort)
-    losses: list[float] = []
-    started = time.monotonic()
-    for step in range(trainee.step, recipe.steps):
-        rng = np.random.default_rng([seed, step])
-        loss = _train_step(trainee, cohort, pool=pool, tiles=tiles, steps=steps, recipe=recipe, rng=rng)
-        losses.append(loss)
-        trainee = replace(trainee, step=step + 1, loss=float(np.mean(losses[-200:])))
-        if (step + 1) % recipe.report_every == 0:
-            on_progress(Progress("training", step + 1, recipe.steps, trainee.loss))
-        if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
-            save_checkpoint(work / "checkpoint.safetensors", trainee)
-            _note(work / "loss.csv", trainee, time.monotonic() - started)
-    return trainee
+    trainee = Trainee(network, average, optimiser, 0, math.nan)
+    if (work / FULL).exists() or resume_from is None:
+        trainee = load_checkpoint(work / FULL, trainee)
+    else:
+        trainee = begin_from(resume_from, trainee)
+    return replace(trainee, people=together((*trainee.people, *people_of(cohort.train_scans))))
 
 
-def _train_step(
-    trainee: Trainee,
-    cohort: Cohort,
-    *,
-    pool: NDArray[np.int64],
-    tiles: NDArray[np.float32],
-    steps: Schedule,
-    recipe: Recipe,
-    rng: np.random.Generator,
-) -> float:
+class _Diary:
+    """The loss curve and the pictures of one run."""
+
+    def __init__(self, work: Path, step: int, held: HeldOut | None) -> None:
+        work.mkdir(parents=True, exist_ok=True)
+        self._work, self._held = work, held
+        self._points = curves.read_curve(work / CURVE, step)
+        self._began, self._noted = time.monotonic(), 0
+
+    def rate(self, steps_of_this_run: int) -> float:
+        """Steps per second since this run began."""
+        return steps_of_this_run / max(1e-9, time.monotonic() - self._began)
+
+    def note(self, trainee: Trainee, steps: Schedule, losses: list[float]) -> None:
+        """One more point of the curve; losses: of all steps of this run."""
+        held = self._held.loss(trainee.average, steps) if self._held else None
+        mean = float(np.mean(losses[self._noted :]))
+        self._points.append(curves.LossPoint(trainee.step, mean, held, time.monotonic() - self._began))
+        self._noted = len(losses)
+        curves.write_curve(self._work / CURVE, self._points)
+
+    def draw(self, trainee: Trainee, steps: Schedule) -> None:
+        """Both pictures as of now."""
+        curves.save_picture(self._work / CURVE_PICTURE, curves.draw_curve(self._points))
+        if self._held:
+            curves.save_picture(self._work / SAMPLES, curves.draw_samples(self._held.samples(trainee.average, steps)))
+
+
+def _train_step(trainee: Trainee, batch: Batch, steps: Schedule, recipe: Recipe) -> float:
     """One optimiser step; the l1 loss of its batch."""
-    device = next(trainee.network.parameters()).device
-    chosen = pool[rng.integers(len(pool), size=recipe.batch)]
-    images = torch.from_numpy(
-        cohort.images[chosen[:, 0], chosen[:, 1]].astype(np.float32) / np.float32(LEVELS)
-    ).unsqueeze(1)
-    masks = torch.from_numpy(cohort.masks[chosen[:, 0], chosen[:, 1]].astype(np.float32)).unsqueeze(1)
-    clean, inside = vary(images, masks, rng)
-    seen = corrupt(clean[:, 0].numpy(), inside[:, 0].numpy(), tiles, rng)
-    noise = torch.from_numpy(noise_crops(tiles, rng, recipe.batch, *clean.shape[2:]))
-    timesteps = torch.from_numpy(rng.integers(*recipe.timesteps, recipe.batch)).to(device)
-    target = (2.0 * clean - 1.0).to(device)
-    start = (2.0 * torch.from_numpy(seen).unsqueeze(1) - 1.0).to(device)
+    noised = steps.noisy(batch.start, batch.noise, batch.timesteps)
     for group in trainee.optimiser.param_groups:
-        group["lr"] = _learning_rate(recipe, trainee.step)
-    with torch.autocast(device.type, dtype=torch.bfloat16):
-        predicted = trainee.network(steps.noisy(start, noise.to(device), timesteps), timesteps)
-    loss = (predicted - target).abs().mean()
+        group["lr"] = learning_rate(recipe, trainee.step, trainee.fresh_at)
+    with torch.autocast(noised.device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+        predicted = trainee.network(noised, batch.timesteps)
+    loss = (predicted.float() - batch.target).abs().mean()
     trainee.optimiser.zero_grad(set_to_none=True)
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(trainee.network.parameters(), recipe.clip)
+    if recipe.clip is not None:
+        torch.nn.utils.clip_grad_norm_(trainee.network.parameters(), recipe.clip)
     trainee.optimiser.step()
     _follow(trainee.average, trainee.network, min(recipe.ema, (1.0 + trainee.step) / (10.0 + trainee.step)))
     return float(loss.detach())
 
 
-def _slice_pool(cohort: Cohort) -> NDArray[np.int64]:
-    """(m, 2) scan and slice numbers of training slices with at least 2 % brain."""
-    share = cohort.masks.mean(axis=(2, 3)) * cohort.is_train[:, None]
-    return np.argwhere(share > 0.02)  # noqa: PLR2004 - less is noise of the mask
-
-
-def _learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, then a cosine down to last_share at the last step."""
-    if step < recipe.warm_up:
-        return recipe.learning_rate * (step + 1) / recipe.warm_up
-    along = min(1.0, (step - recipe.warm_up) / max(1, recipe.steps - recipe.warm_up))
-    return recipe.learning_rate * (recipe.last_share + (1 - recipe.last_share) * 0.5 * (1 + math.cos(math.pi * along)))
+def learning_rate(recipe: Recipe, step: int, fresh_at: int = 0) -> float:
+    """A cosine down to last_share at the last step, warmed up from where the optimiser began anew."""
+    along = min(1.0, max(0, step - recipe.warm_up) / max(1, recipe.steps - recipe.warm_up))
+    cosine = recipe.last_share + (1 - recipe.last_share) * 0.5 * (1 + math.cos(math.pi * along))
+    return recipe.learning_rate * cosine * min(1.0, (step - fresh_at + 1) / max(1, recipe.warm_up))
 
 
 @torch.no_grad()
@@ -169,11 +176,25 @@ def _follow(average: DenoisingNetwork, network: DenoisingNetwork, decay: float) 
         slow.lerp_(fast, 1.0 - decay)
 
 
-def _note(path: Path, trainee: Trainee, seconds: float) -> None:
-    """One line of the loss curve."""
-    is_new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as lines:
-        writer = csv.writer(lines)
-        if is_new:
-            writer.writerow(["step", "loss", "seconds_of_this_run"])
-        writer.writerow([trainee.step, f"{trainee.loss:.5f}", f"{seconds:.0f}"])
+def _on(steps: Schedule, device: str) -> Schedule:
+    return Schedule(steps.signal.to(device), steps.noise.to(device))
+
+
+@contextmanager
+def _repeatable(device: str) -> Iterator[None]:
+    """On CUDA: algorithms that give the same result each time, where there are any; as before afterwards."""
+    if device != "cuda":
+        yield
+        return
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.backends.cudnn.benchmark,
+    )
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(mode=before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = before[2]

@@ -1,7 +1,7 @@
 """MODEL_CARD.md of a bundle: what it is, what it was made from and under which terms, what it must not be used for."""
 
 from anomalyd.pipeline.bundle import BundleDescription
-from anomalyd.pipeline.train.prepare import Cohort
+from anomalyd.pipeline.train.cohort_file import Cohort
 
 
 def model_card(description: BundleDescription, cohort: Cohort) -> str:

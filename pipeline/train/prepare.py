@@ -2,168 +2,169 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from anomalyd.errors import AnomalydError, ConfigError
-from anomalyd.pipeline.bundle import Template
-from anomalyd.pipeline.nifti import read_nifti
+from anomalyd.errors import AnomalydError, ConfigError, Withheld
+from anomalyd.pipeline.bundle import GateSettings
+from anomalyd.pipeline.finding import Contrast
+from anomalyd.pipeline.stages import gates
 from anomalyd.pipeline.stages.normalise import CEILING
 from anomalyd.pipeline.stages.prepare import Boxed, Upright, align, boxed, standardise, upright
 from anomalyd.pipeline.train.cohort import Scan, Split
-from anomalyd.pipeline.train.template import box_of, build_template
-from anomalyd.pipeline.volume import Grid, Volume
+from anomalyd.pipeline.train.cohort_file import LEVELS, Cohort, key_of, load_cohort, save_cohort
+from anomalyd.pipeline.train.recipe import Preparation
+from anomalyd.pipeline.train.template import TEMPLATE_MM, box_of, build_template, centred_box
 
-LEVELS = 200.0  # grey levels of 1.0 in the cache: 250 for CEILING, finer than any scanner's noise at 2 mm
 MIN_TEMPLATE_PEOPLE = 20
 MIN_BRAIN_ML = 700.0
+SHOWN_REASONS = 10
+
+OnScan = Callable[[int, int, str], None]
+OnSkip = Callable[[str, str], None]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Cohort:
-    """What training needs of the scans.
-
-    images: (n, slices, rows, columns) uint8, LEVELS per 1.0; masks: the same shape, bool.
-    is_train: (n,) bool, False for held out; skipped: (file name, reason) of scans that could not be used.
-    """
-
-    images: NDArray[np.uint8]
-    masks: NDArray[np.bool_]
-    scans: tuple[Scan, ...]
-    is_train: NDArray[np.bool_]
-    template: Template
-    box: Grid
-    standard_knots: NDArray[np.float64]
-    skipped: tuple[tuple[str, str], ...]
-
-    def floats(self, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Chosen images in [0, CEILING]."""
-        return np.asarray(self.images[chosen], dtype=np.float32) / np.float32(LEVELS)
+def check_split(split: Split) -> None:
+    """Raises ConfigError with fewer than MIN_TEMPLATE_PEOPLE people to train on: said before hours of preparing."""
+    people = {scan.subject for scan in split.train}
+    held = {scan.subject for scan in split.held_out}
+    if len(people) < MIN_TEMPLATE_PEOPLE:
+        raise ConfigError(
+            f"{len(people | held)} people, of whom {len(held)} are held out: {len(people)} to train on, at least "
+            f"{MIN_TEMPLATE_PEOPLE} are needed{_told(split.skipped)}"
+        )
 
 
 def prepare_cohort(
-    split: Split, cache: Path, box_shape: tuple[int, int, int], on_scan: Callable[[int, int, str], None]
+    split: Split,
+    cache: Path,
+    box_shape: tuple[int, int, int],
+    on_scan: OnScan,
+    *,
+    contrast: Contrast = Contrast.T1W,
+    preparation: Preparation = "standard",
+    on_skip: OnSkip = lambda _what, _why: None,
 ) -> Cohort:
     """The cohort of a split, from the cache file where it was made from the same files, else made and kept there.
 
-    on_scan(done, of, what) is called as work goes on. Raises ConfigError with fewer than MIN_TEMPLATE_PEOPLE usable
-    people to train on.
+    on_scan(done, of, what) is called as work goes on, on_skip(file, reason) for each scan that cannot be used. Raises
+    ConfigError with fewer than MIN_TEMPLATE_PEOPLE usable people to train on.
     """
-    key = _key(split, box_shape)
-    if cache.exists():
-        found = _load(cache, split, key)
-        if found is not None:
-            return found
-    cohort = _make(split, box_shape, on_scan)
-    _save(cache, cohort, key)
+    key = _key(split, box_shape, preparation)
+    if cache.exists() and key_of(cache) == key:
+        found = load_cohort(cache)
+        for what, why in found.skipped:
+            on_skip(what, why)
+        # Facts come from the index of today: who corrects a licence there need not prepare anew.
+        today = {scan.name: scan for scan in (*split.train, *split.held_out)}
+        return replace(found, scans=tuple(today.get(scan.name, scan) for scan in found.scans), split_seed=split.seed)
+    check_split(split)
+    cohort = _make(split, box_shape, contrast, preparation, on_scan=on_scan, on_skip=on_skip)
+    save_cohort(cache, cohort, key)
     return cohort
 
 
-def _make(split: Split, box_shape: tuple[int, int, int], on_scan: Callable[[int, int, str], None]) -> Cohort:
+def _make(
+    split: Split,
+    box_shape: tuple[int, int, int],
+    contrast: Contrast,
+    preparation: Preparation,
+    *,
+    on_scan: OnScan,
+    on_skip: OnSkip,
+) -> Cohort:
     scans = (*split.train, *split.held_out)
+    skipped = list(split.skipped)
+    for what, why in skipped:
+        on_skip(what, why)
+
+    def skip(scan: Scan, why: str) -> None:
+        skipped.append((scan.name, why))
+        on_skip(str(scan.path), why)
+
     heads: list[tuple[Scan, Upright]] = []
-    skipped: list[tuple[str, str]] = []
     for number, scan in enumerate(scans):
         on_scan(number, 2 * len(scans), "brain masks")
         try:
-            head = upright(read_nifti(scan.path))
+            heads.append((scan, _head(scan)))
         except AnomalydError as exc:
-            skipped.append((scan.path.name, str(exc)))
-            continue
-        brain_ml = float(head.brain.mask.sum()) * head.volume.grid.voxel_volume_mm3 / 1000.0
-        if brain_ml < MIN_BRAIN_ML:
-            skipped.append(
-                (scan.path.name, f"brain mask of {brain_ml:.0f} ml, at least {MIN_BRAIN_ML:.0f} ml expected")
-            )
-            continue
-        heads.append((scan, head))
-    trained = {scan.path for scan in split.train}
-    people = {scan.subject for scan, _ in heads if scan.path in trained}
-    if len(people) < MIN_TEMPLATE_PEOPLE:
-        raise ConfigError(
-            f"{len(people)} usable people to train on, at least {MIN_TEMPLATE_PEOPLE} are needed: {skipped}"
-        )
+            skip(scan, str(exc))
+    trained = {scan.subject for scan in split.train}
+    _check_people({scan.subject for scan, _ in heads} & trained, skipped)
     on_scan(len(scans), 2 * len(scans), "group template")
-    template = build_template([head for scan, head in heads if scan.path in trained])
-    box = box_of(template.mask, template.brain.grid, box_shape)
-    boxes: list[Boxed] = []
+    template = build_template([head for scan, head in heads if scan.subject in trained])
+    grid = template.brain.grid
+    if preparation == "published":
+        box = centred_box(template.mask, grid, box_shape, TEMPLATE_MM)
+    else:
+        box = box_of(template.mask, grid, box_shape)
+    used: list[tuple[Scan, Boxed]] = []
+    limits = GateSettings()
     for number, (scan, head) in enumerate(heads):
         on_scan(len(scans) + number, 2 * len(scans), "registration")
-        boxes.append(boxed(read_nifti(scan.path), head, align(head, template), box))
-    used = tuple(scan for scan, _ in heads)
-    is_train = np.array([scan.path in trained for scan in used])
-    straight = [standardise(b, None).standard_knots for b, t in zip(boxes, is_train, strict=True) if t]
-    knots = np.mean(straight, axis=0)
-    normalised = [standardise(b, knots).image for b in boxes]
+        try:
+            volume, registration = scan.read(), align(head, template)
+            gates.check_registration(registration, limits)
+            gates.check_coverage(volume, registration, template, box, limits)
+            used.append((scan, boxed(volume, head, registration, box)))
+        except AnomalydError as exc:
+            skip(scan, str(exc))
+    is_train = np.array([scan.subject in trained for scan, _ in used], dtype=np.bool_)
+    _check_people({scan.subject for scan, _ in used} & trained, skipped)
+    straight = [standardise(box, None) for _, box in used]
+    knots = np.mean([one.standard_knots for one, train in zip(straight, is_train, strict=True) if train], axis=0)
+    if preparation == "published":
+        images = [one.image for one in straight]  # 0 to 1, clamped
+    else:
+        images = [standardise(box, knots).image for _, box in used]
     return Cohort(
-        np.stack([np.rint(np.clip(image, 0.0, CEILING) * LEVELS).astype(np.uint8) for image in normalised]),
-        np.stack([b.mask for b in boxes]),
-        used,
+        np.stack([np.rint(np.clip(image, 0.0, CEILING) * LEVELS).astype(np.uint8) for image in images]),
+        np.stack([box.mask for _, box in used]),
+        tuple(scan for scan, _ in used),
         is_train,
         template,
         box,
         knots,
         tuple(skipped),
+        contrast,
+        split.seed,
+        preparation,
     )
 
 
-def _key(split: Split, box_shape: tuple[int, int, int]) -> str:
-    """What the cache depends on: files with their sizes, uses, box."""
-    files = [(s.path.name, s.path.stat().st_size, s.subject) for s in split.train]
-    held = [(s.path.name, s.path.stat().st_size, s.subject) for s in split.held_out]
-    text = json.dumps([files, held, box_shape], default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+def _head(scan: Scan) -> Upright:
+    """The scan upright with its brain; raises AnomalydError where it cannot be used."""
+    volume = scan.read()
+    gates.check_volume(volume)
+    head = upright(volume)
+    brain_ml = float(head.brain.mask.sum()) * head.volume.grid.voxel_volume_mm3 / 1000.0
+    if brain_ml < MIN_BRAIN_ML:
+        text = f"brain mask of {brain_ml:.0f} ml, at least {MIN_BRAIN_ML:.0f} ml expected"
+        raise Withheld("brain_volume_ml", round(brain_ml, 1), MIN_BRAIN_ML, text)
+    return head
 
 
-def _save(cache: Path, cohort: Cohort, key: str) -> None:
-    """One compressed npz without pickles; renamed into place."""
-    scans = [{**asdict(scan), "path": str(scan.path)} for scan in cohort.scans]
-    fresh = cache.with_suffix(".new.npz")
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(
-        fresh,
-        key=np.array(key),
-        images=cohort.images,
-        masks=np.packbits(cohort.masks),
-        scans=np.array(json.dumps(scans)),
-        is_train=cohort.is_train,
-        template=cohort.template.brain.voxels,
-        template_mask=cohort.template.mask,
-        template_index_to_lps=cohort.template.brain.grid.index_to_lps,
-        box_index_to_lps=cohort.box.index_to_lps,
-        knots=cohort.standard_knots,
-        skipped=np.array(json.dumps(cohort.skipped)),
-    )
-    fresh.replace(cache)
-
-
-def _load(cache: Path, split: Split, key: str) -> Cohort | None:
-    """The cached cohort; None where it was made from other files."""
-    with np.load(cache, allow_pickle=False) as stored:
-        if str(stored["key"]) != key:
-            return None
-        images = stored["images"]
-        masks = np.unpackbits(stored["masks"])[: images.size].reshape(images.shape).astype(np.bool_)
-        by_name = {scan.path.name: scan for scan in (*split.train, *split.held_out)}
-        rows: list[dict[str, Any]] = json.loads(str(stored["scans"]))
-        template = stored["template"]
-        grid = Grid(template.shape, stored["template_index_to_lps"])
-        return Cohort(
-            images,
-            masks,
-            tuple(by_name[Path(row["path"]).name] for row in rows),
-            stored["is_train"],
-            Template(Volume(template, grid), stored["template_mask"]),
-            Grid(images.shape[1:], stored["box_index_to_lps"]),
-            stored["knots"],
-            _pairs(json.loads(str(stored["skipped"]))),
+def _check_people(people: Iterable[str], skipped: list[tuple[str, str]]) -> None:
+    count = len(set(people))
+    if count < MIN_TEMPLATE_PEOPLE:
+        raise ConfigError(
+            f"{count} usable people to train on, at least {MIN_TEMPLATE_PEOPLE} are needed{_told(skipped)}"
         )
 
 
-def _pairs(rows: Sequence[Sequence[str]]) -> tuple[tuple[str, str], ...]:
-    return tuple((str(row[0]), str(row[1])) for row in rows)
+def _told(skipped: Iterable[tuple[str, str]]) -> str:
+    """The first reasons, for the end of a message."""
+    reasons = [f"\n  {what}: {why}" for what, why in skipped]
+    more = f"\n  and {len(reasons) - SHOWN_REASONS} more" if len(reasons) > SHOWN_REASONS else ""
+    return f"; not used:{''.join(reasons[:SHOWN_REASONS])}{more}" if reasons else ""
+
+
+def _key(split: Split, box_shape: tuple[int, int, int], preparation: Preparation) -> str:
+    """What the cache depends on: files with their sizes, uses, box, kind of preparation."""
+    files = [(s.name, s.byte_count, s.subject) for s in split.train]
+    held = [(s.name, s.byte_count, s.subject) for s in split.held_out]
+    text = json.dumps([files, held, box_shape, *([] if preparation == "standard" else [preparation])])
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -65,3 +65,10 @@ def box_of(mask: BoolMap, grid: Grid, shape: tuple[int, int, int]) -> Grid:
     size_mm = (np.array(shape[::-1]) - 1) * spacing_mm
     first = np.array([-size_mm[0] / 2, (low[1] + high[1]) / 2 - size_mm[1] / 2, top - size_mm[2]])
     return axis_grid(shape, spacing_mm, first)
+
+
+def centred_box(mask: BoolMap, grid: Grid, shape: tuple[int, int, int], spacing_mm: float) -> Grid:
+    """The published box: its centre is that of the brain's bounding box, on all three axes (METHOD section 1)."""
+    where = np.argwhere(mask)
+    middle = (grid.to_lps(where.min(axis=0)) + grid.to_lps(where.max(axis=0))) / 2
+    return axis_grid(shape, spacing_mm, middle - (np.array(shape[::-1]) - 1) / 2 * spacing_mm)

@@ -37,6 +37,8 @@ def test_an_index_chooses_contrast_and_prefixes_leave_subjects_out(tmp_path: Pat
         "a.nii.gz,x-1,T1w,CC0,30\nb.nii.gz,x-1,T2w,CC0,\nc.nii.gz,nc-2,T1w,CC BY-NC,\n",
         encoding="utf-8",
     )
+    for name in "abc":
+        (tmp_path / f"{name}.nii.gz").touch()
     assert [s.path.name for s in list_scans(tmp_path, "T1w")] == ["a.nii.gz", "c.nii.gz"]
     only = list_scans(tmp_path, "T1w", ("nc-",))
     assert [(s.subject, s.licence, s.age) for s in only] == [("x-1", "CC0", 30.0)]
