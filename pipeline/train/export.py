@@ -14,7 +14,6 @@ from anomalyd.pipeline.bundle import (
     BoxSettings,
     Bundle,
     BundleDescription,
-    Calibration,
     GateSettings,
     HistogramSettings,
     NetworkSettings,
@@ -33,13 +32,10 @@ from anomalyd.pipeline.stages.reconstruct import field_count, field_seeds, recon
 from anomalyd.pipeline.train.checkpoint import Trainee
 from anomalyd.pipeline.train.cohort_file import Cohort
 from anomalyd.pipeline.train.model_card import model_card
-from anomalyd.pipeline.train.new_bundle import fresh_bundle, write_description, write_weights
+from anomalyd.pipeline.train.new_bundle import UNCALIBRATED, fresh_bundle, write_description, write_weights
 from anomalyd.pipeline.train.people import names_of, people_of, together
 from anomalyd.pipeline.train.recipe import Recipe
 from anomalyd.pipeline.volume import FloatMap
-
-UNCALIBRATED = Calibration(scans=0, subjects=(), note="not calibrated yet", modes={})
-
 
 def export_bundle(
     out: Path,

@@ -11,7 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from anomalyd.errors import ConfigError
-from anomalyd.pipeline.bundle import DESCRIPTION, SUMS, WEIGHTS, BundleDescription, seal
+from anomalyd.pipeline.bundle import DESCRIPTION, SUMS, WEIGHTS, BundleDescription, Calibration, seal
+
+UNCALIBRATED = Calibration(scans=0, subjects=(), note="not calibrated yet", modes={})
 
 
 @contextmanager
