@@ -100,7 +100,8 @@ def _describe(
     box = centred_box(like.template.mask, like.template.brain.grid, BOX_SHAPE, BOX_MM)
     first = box.index_to_lps[:3, 3]
     network = NetworkSettings(architecture="published", model_channels=weights.width, transposed=is_transposed)
-    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    with checkpoint.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     training = TrainingFacts(
         seed=0,
         steps=weights.steps or 0,

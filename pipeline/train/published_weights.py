@@ -28,7 +28,8 @@ DEEPEST = 6  # nested dictionaries that are looked into
 LISTED = 3  # names that an error message gives
 # What torch's and safetensors' readers raise on damaged or foreign files.
 UNREADABLE = (
-    OSError, RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, SafetensorError,
+    OSError, RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, UnpicklingError,
+    SafetensorError,
 )  # fmt: skip
 HOW_TO_SAVE = "save the weights alone with torch.save(model.state_dict(), FILE) and import that file"
 
@@ -92,12 +93,11 @@ def _opened(path: Path) -> Mapping[str, object]:
             return dict(load_file(path))
         with safe_globals([(_Inert, name) for name in _unknown_names(path)]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as exc:
-        raise ConfigError(
-            f"{path} holds objects that would have to run code when they are read: {HOW_TO_SAVE}"
-        ) from exc
     except UNREADABLE as exc:
-        raise ConfigError(f"{path} is no safetensors, torch or Lightning file, or is damaged: {HOW_TO_SAVE}") from exc
+        raise ConfigError(
+            f"{path} cannot be read as plain weights: it is damaged, is no safetensors, torch or Lightning file, or "
+            f"needs code of its own to be read; {HOW_TO_SAVE}"
+        ) from exc
     return content if isinstance(content, dict) else {}
 
 
