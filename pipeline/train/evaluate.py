@@ -1,6 +1,6 @@
 """How well a bundle finds what experts marked, beside the maps that it must beat, in the same run."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,14 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from anomalyd.errors import AnomalydError, ConfigError, Ineligible
-from anomalyd.ids import InstanceUID
-from anomalyd.pipeline import rules
 from anomalyd.pipeline.analyse import Judged, Runtime, judge, onto_source, place
 from anomalyd.pipeline.bundle import Bundle, load_bundle
 from anomalyd.pipeline.nifti import read_nifti
-from anomalyd.pipeline.read import read_folder, read_volume
-from anomalyd.pipeline.selection import choose
-from anomalyd.pipeline.settings import AnalysisSettings, PipelineSettings
+from anomalyd.pipeline.settings import AnalysisSettings
 from anomalyd.pipeline.stages.mapback import SourceMaps
 from anomalyd.pipeline.stages.measure import measure
 from anomalyd.pipeline.stages.orient import resample
@@ -26,8 +22,9 @@ from anomalyd.pipeline.terms import Contrast
 from anomalyd.pipeline.train.agreement import Ranking, dice, lesion_counts, rank
 from anomalyd.pipeline.train.baselines import SHIPPED_NAME, MapName, Scene, baseline_maps
 from anomalyd.pipeline.train.cohort import NIFTI_SUFFIXES
+from anomalyd.pipeline.train.dicom_scans import find_series
 from anomalyd.pipeline.train.overlays import Overlay, overlay_of, write_curves, write_overlays
-from anomalyd.pipeline.train.results_table import Run, ScanResult, write_csv, write_markdown
+from anomalyd.pipeline.train.results_table import Run, ScanResult, overlay_title, write_csv, write_markdown
 from anomalyd.pipeline.volume import BoolMap, FloatMap, Grid, PointsLPS, Volume
 
 
@@ -103,17 +100,13 @@ def _sources(images: Path, contrast: Contrast) -> Iterator[_Source]:
 
 
 def _read_series(folder: Path, contrast: Contrast) -> Volume:
-    """The one volume of a folder that has the contrast; raises Ineligible."""
-    settings = PipelineSettings()
-    for header, paths in read_folder(folder, rules.keywords(settings))[0]:
-        volume = choose(header, settings, frozenset({contrast})).volume
-        if volume is not None:
-            return read_volume(volume, partial(_bytes_of, paths))
-    raise Ineligible("series", folder.name, contrast, f"{folder.name}: no series in it can be analysed as {contrast}")
-
-
-def _bytes_of(paths: Mapping[InstanceUID, Path], uid: InstanceUID) -> bytes:
-    return paths[uid].read_bytes()
+    """The one volume of the contrast in a folder, as the service would choose it; raises Ineligible."""
+    series = find_series(folder, contrast, folder.name)
+    if len(series.found) != 1:
+        why = "; ".join(reason for _, reason in series.skipped[:3])
+        text = f"{folder.name}: {len(series.found)} {contrast} series, one is needed" + (f" ({why})" if why else "")
+        raise Ineligible("series", len(series.found), 1, text)
+    return series.found[0].series.read()
 
 
 def _evaluate(bundle: Bundle, source: _Source, mask: Path, cut: Cut, device: str) -> tuple[ScanResult, Overlay]:
@@ -140,7 +133,7 @@ def _evaluate(bundle: Bundle, source: _Source, mask: Path, cut: Cut, device: str
         },
         rankings=_rankings(volume, judged, bundle, maps, lesion) if lesion.any() else {},
     )
-    return result, overlay_of(source.name, volume, maps, marked, lesion)
+    return result, overlay_of(overlay_title(result), volume, maps, marked, lesion)
 
 
 def _share_above(scores: NDArray[np.float32], threshold: float) -> float:

@@ -23,6 +23,7 @@ LOCAL_MM = 6.0  # what counts as around
 FLUID_SHARE = 0.3  # of the span, from CSF on: nearer to CSF is fluid, which stays as it is and is no lesion,
 FLUID_MM = 2.0  # unless it is thinner than this: sulci belong to a lesion, as experts draw them
 PUSH_MM, PUSH_RIM_MM = 12.0, 10.0  # mass effect: falls to a third over the first, and to nothing at the brain's rim
+LEAST_MOVE_MM = 1e-3
 REACH_MM = 40.0  # around a lesion, beyond which nothing is looked at
 
 
@@ -165,8 +166,11 @@ def _pushed(
     depth_mm = ndimage.distance_transform_edt(inside, sampling=spacing_mm)
     away_mm = (np.indices(base.shape) - nearest) * spacing_mm[:, None, None, None]
     unit = away_mm / np.maximum(distance_mm, 1e-6)
-    amount_mm = push_mm * np.exp(-distance_mm / PUSH_MM) * np.clip(depth_mm / PUSH_RIM_MM, 0.0, 1.0)
+    falls = np.exp(-distance_mm / PUSH_MM) * np.clip(1.0 - distance_mm / REACH_MM, 0.0, 1.0)
+    amount_mm = push_mm * falls * np.clip(depth_mm / PUSH_RIM_MM, 0.0, 1.0)
     moves = [ndimage.gaussian_filter(along * amount_mm, 2.0 / spacing_mm) for along in unit]  # no folds, no seams
     source = [k - move / mm for k, move, mm in zip(np.indices(base.shape), moves, spacing_mm, strict=True)]
     moved = ndimage.map_coordinates(base, source, order=3, mode="nearest")
-    return np.where(inside, np.clip(moved, base[inside].min(), base[inside].max()), base).astype(np.float32)
+    kept = np.clip(moved, base[inside].min(), base[inside].max())  # splines overshoot at the brain's rim
+    is_moved = inside & (np.linalg.norm(moves, axis=0) > LEAST_MOVE_MM)
+    return np.where(is_moved, kept, base).astype(np.float32)

@@ -19,7 +19,7 @@ from anomalyd.pipeline.terms import Contrast
 from anomalyd.pipeline.train.baselines import lesion_sign
 from anomalyd.pipeline.train.cohort import Scan, list_scans
 from anomalyd.pipeline.train.insert import STRENGTHS, Look, insert_lesion, tissue_levels
-from anomalyd.pipeline.train.lesion_shapes import Place, Shape, find_place, read_shapes
+from anomalyd.pipeline.train.lesion_shapes import Place, Shape, draw_volumes, find_place, read_shapes
 from anomalyd.pipeline.volume import BoolMap, FloatMap, Volume
 
 PUSH_FROM_ML, PUSH_MM = 5.0, (1.0, 3.0)  # every second lesion from this volume on moves its surroundings
@@ -141,9 +141,8 @@ def _plan(shapes: tuple[Shape, ...], volume: Volume, brain: BoolMap, per_scan: i
     rng = np.random.default_rng(seed)
     taken = np.zeros(brain.shape, dtype=np.bool_)
     planned = []
-    for _ in range(per_scan):
-        place, weight = find_place(shapes, brain, volume.grid, taken, rng)
-        volume_ml = float(weight.sum()) * volume.grid.voxel_volume_mm3 / 1000.0
+    for volume_ml in draw_volumes(per_scan, rng):
+        place, weight = find_place(shapes, volume_ml, brain, taken, volume.grid, rng=rng)
         pushes = volume_ml >= PUSH_FROM_ML and rng.random() < 0.5  # noqa: PLR2004 - a coin
         push_mm = float(rng.uniform(*PUSH_MM)) if pushes else 0.0
         planned.append(_Planned(place, weight, push_mm, int(rng.integers(1 << 62))))

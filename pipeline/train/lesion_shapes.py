@@ -1,10 +1,11 @@
 """Shapes of real lesions (masks in MNI space), and a place for each in somebody else's brain."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from anomalyd.errors import ConfigError
@@ -13,13 +14,15 @@ from anomalyd.pipeline.stages.orient import resample
 from anomalyd.pipeline.train.cohort import NIFTI_SUFFIXES
 from anomalyd.pipeline.volume import Affine, BoolMap, FloatMap, Grid, PointsLPS, Volume
 
+Index = NDArray[np.int64]
+
 VOLUME_RANGE_ML = (0.5, 60.0)  # drawn evenly on a logarithmic scale
 JITTER_MM = 6.0  # standard deviation, along each axis
 EDGE_MM = 0.8  # Gaussian of the border, in the scan
 MIN_SMOOTH_VOXELS = 0.7  # of the shape: its own 2 mm blocks do not show
 FINE_MM = 1.0  # a lesion's share of a thicker voxel is the mean of such samples
-MIN_INSIDE, MIN_LEFT = 0.97, 0.6  # share of the lesion in the brain; of the volume that was drawn
-TRIES = 60
+MIN_INSIDE = 0.97  # share of a lesion in the brain
+TRIES = 60  # of each volume
 # The MNI152 brain in LPS mm: width and length, and the point that is laid on the scan's (middle, middle, vertex).
 _MNI_SIZE_MM = np.array([140.0, 178.0])
 _MNI_ANCHOR_MM = np.array([0.0, 17.0, 78.0])
@@ -82,14 +85,19 @@ def mni_to_scan(brain: BoolMap, grid: Grid) -> Affine:
     return matrix
 
 
-def draw_place(shapes: tuple[Shape, ...], to_scan: Affine, rng: Generator) -> Place:
-    """A shape at random, either side, at a volume from VOLUME_RANGE_ML, near where it was in its owner."""
+def draw_volumes(count: int, rng: Generator) -> list[float]:
+    """Volumes in ml from VOLUME_RANGE_ML, the largest first: it finds room while there is room."""
+    low, high = np.log(VOLUME_RANGE_ML)
+    return sorted((float(np.exp(rng.uniform(low, high))) for _ in range(count)), reverse=True)
+
+
+def _draw_place(shapes: tuple[Shape, ...], volume_ml: float, to_scan: Affine, rng: Generator) -> Place:
+    """A shape at random, either side, near where it was in its owner."""
     shape = shapes[int(rng.integers(len(shapes)))]
-    target_ml = float(np.exp(rng.uniform(*np.log(VOLUME_RANGE_ML))))
     is_mirrored = bool(rng.random() < 0.5)  # noqa: PLR2004 - a coin
     centre = shape.centre_lps_mm * [-1.0 if is_mirrored else 1.0, 1.0, 1.0]
     in_scan = to_scan[:3, :3] @ centre + to_scan[:3, 3] + rng.normal(0.0, JITTER_MM, 3)
-    return Place(shape, in_scan, float((target_ml / shape.volume_ml) ** (1 / 3)), is_mirrored)
+    return Place(shape, in_scan, float((volume_ml / shape.volume_ml) ** (1 / 3)), is_mirrored)
 
 
 def lesion_weight(place: Place, grid: Grid) -> FloatMap:
@@ -109,7 +117,7 @@ def lesion_weight(place: Place, grid: Grid) -> FloatMap:
     return np.where(out > 0.02, out, np.float32(0.0))  # noqa: PLR2004 - tails of the Gaussian
 
 
-def _reach(soft: Grid, place: Place, grid: Grid) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.int64]], ...]:
+def _reach(soft: Grid, place: Place, grid: Grid) -> tuple[Index, Index]:
     """First and last + 1 index of the scan's voxels that the shape can reach."""
     sides = np.array(np.meshgrid(*[(0.0, n - 1.0) for n in soft.shape], indexing="ij")).reshape(3, -1).T
     to_scan = np.linalg.inv(place.scan_to_shape)
@@ -118,7 +126,7 @@ def _reach(soft: Grid, place: Place, grid: Grid) -> tuple[np.ndarray[tuple[int, 
     return low, np.clip(np.ceil(index.max(axis=0)) + 1, 0, grid.shape).astype(np.int64)
 
 
-def _averaged(soft: Volume, scan_to_shape: Affine, grid: Grid, low: np.ndarray, high: np.ndarray) -> FloatMap:
+def _averaged(soft: Volume, scan_to_shape: Affine, grid: Grid, low: Index, high: Index) -> FloatMap:
     """Means of the soft shape over the scan's voxels from low to high."""
     steps = np.maximum(1, np.rint(np.array(grid.spacing_mm) / FINE_MM)).astype(int)
     size = high - low
@@ -131,18 +139,21 @@ def _averaged(soft: Volume, scan_to_shape: Affine, grid: Grid, low: np.ndarray, 
 
 
 def find_place(
-    shapes: tuple[Shape, ...], brain: BoolMap, grid: Grid, taken: BoolMap, rng: Generator
+    shapes: tuple[Shape, ...], volume_ml: float, brain: BoolMap, taken: BoolMap, grid: Grid, *, rng: Generator
 ) -> tuple[Place, FloatMap]:
-    """A place inside the brain and off what is taken, with its weights; raises ConfigError after TRIES draws."""
+    """A place inside the brain and off what is taken, with its weights; raises ConfigError after TRIES shapes.
+
+    What reaches out of the brain is moved towards its middle first, and left for another shape if that is not enough.
+    """
     to_scan = mni_to_scan(brain, grid)
     centre = grid.to_lps(np.argwhere(brain)).mean(axis=0)
     for _ in range(TRIES):
-        drawn = draw_place(shapes, to_scan, rng)
-        for inwards in (0.0, 0.2, 0.4):
+        drawn = _draw_place(shapes, volume_ml, to_scan, rng)
+        for inwards in (0.0, 0.15, 0.3):
             moved = drawn.centre_lps_mm + inwards * (centre - drawn.centre_lps_mm)
-            place = Place(drawn.shape, moved, drawn.scale, drawn.is_mirrored)
+            place = replace(drawn, centre_lps_mm=moved)
             weight = lesion_weight(place, grid)
             total = float(weight.sum())
             if total > 0 and float(weight[brain].sum()) >= MIN_INSIDE * total and not (weight[taken] > 0).any():
                 return place, weight
-    raise ConfigError(f"no place for another lesion after {TRIES} tries: ask for fewer per scan")
+    raise ConfigError(f"no place for a lesion of {volume_ml:.1f} ml after {TRIES} tries: ask for fewer per scan")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final, cast
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from anomalyd.pipeline.results.colour import RGB8, ScoreScale
 from anomalyd.pipeline.results.paint import Painter, choose_window, outline
@@ -94,8 +94,7 @@ def write_overlays(path: Path, overlays: Sequence[Overlay], threshold: float) ->
         top = _GAP + line + row * row_height
         pen.text((_GAP, top), overlay.title, font=font, fill=(170, 170, 170))
         for column, picture in enumerate(_pictures(overlay, ScoreScale(threshold))):
-            tile = Image.fromarray(picture)
-            tile.thumbnail(_TILE, Image.Resampling.BICUBIC)
+            tile = ImageOps.contain(Image.fromarray(picture), _TILE, Image.Resampling.BICUBIC)
             page.paste(tile, (_GAP + column * (width + _GAP), top + line))
     page.save(path, format="PNG")
 

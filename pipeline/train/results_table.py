@@ -50,6 +50,17 @@ class Run:
     command: str
 
 
+def overlay_title(result: ScanResult) -> str:
+    """One scan in one line."""
+    c = result.counts
+    found = f"{c.findings} findings, {c.false} false"
+    if result.is_healthy:
+        return f"{result.name}: healthy; {found}"
+    auprc = result.rankings[SHIPPED_NAME].auprc
+    lesions = f"{c.found} of {c.lesions} lesions found ({result.lesion_ml:.1f} ml)"
+    return f"{result.name}: {lesions}; {found}; Dice {result.dice:.2f}, AUPRC {auprc:.2f}"
+
+
 def write_csv(path: Path, results: Sequence[ScanResult]) -> None:
     """One row per scan and map; what is known at the bundle's cut alone stands in the rows of its own score."""
     rates = sorted({rate for result in results for rate in result.shares})
