@@ -102,7 +102,13 @@ class ScoreSettings(_Part):
     """What is cut unless `pipeline.score` says otherwise."""
     weights: dict[str, float] = Field(default_factory=dict)
     """Weight of each normative component; keys are the components of normative.nii.gz, in its order."""
+    darker: float = 1.0
+    brighter: float = 1.0
+    """How much a signed component counts below and above the healthy mean."""
     smooth_voxels: float = 1.0
+    """Gaussian sigma of each component."""
+    blur_voxels: float = 0.0
+    """Gaussian sigma of the sum."""
     erode_voxels: int = 1
 
 
@@ -174,12 +180,28 @@ class VoxelRate(_Part):
     threshold: float
 
 
+class CrossValidation(_Part):
+    """What cuts let through in scans that had no part in choosing them: each group is cut where the others say.
+
+    findings_per_scan: mean over scans at the operating point for allowed_findings; worst_group: that group's mean.
+    voxel_shares: by voxel rate, the mean share of brain voxels that really reached its threshold.
+    """
+
+    by: Literal["site", "subject"]
+    groups: int
+    allowed_findings: float
+    findings_per_scan: float
+    worst_group: float
+    voxel_shares: dict[float, float]
+
+
 class ModeCalibration(_Part):
     """Thresholds and scan scores of one score mode. operating_points: rising threshold; scan_scores: rising."""
 
     operating_points: tuple[OperatingPoint, ...]
     voxel_rates: tuple[VoxelRate, ...]
     scan_scores: tuple[float, ...]
+    cross_validation: CrossValidation | None = None
 
 
 class Calibration(_Part):
@@ -187,6 +209,8 @@ class Calibration(_Part):
 
     format: Literal[2] = 2
     scans: int
+    trained_scans: int = 0
+    """How many of them are of people who trained the network: it knows them better than others."""
     subjects: tuple[str, ...]
     note: str
     modes: dict[ScoreMode, ModeCalibration]

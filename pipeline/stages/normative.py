@@ -1,7 +1,8 @@
 """What is compared with healthy people, voxel by voxel: z-scores of components against the bundle's statistics.
 
-Components, each smoothed: `ssim` = 1 - SSIM-ens; `residual` = image - reconstruction (signed); `intensity` = the image
-itself (signed), the detector without a network of METHOD section 9.
+Components, each smoothed: `ssim` = 1 - SSIM-ens; `residual` = image - reconstruction; `intensity` = the image itself,
+the detector without a network of METHOD section 9; `residual_asymmetry` and `intensity_asymmetry` = what the two have
+more of than their mirror image in the symmetrical template. All but ssim are signed.
 """
 
 import numpy as np
@@ -11,25 +12,39 @@ from anomalyd.pipeline.bundle import Normative, ScoreSettings
 from anomalyd.pipeline.stages.score import erode, ssim_ensemble
 from anomalyd.pipeline.volume import BoolMap, FloatMap
 
-SIGNED = ("residual", "intensity")
+SIGNED = ("residual", "intensity", "residual_asymmetry", "intensity_asymmetry")
 COMPONENTS = ("ssim", *SIGNED)
-SPREAD_FLOOR = {"ssim": 0.03, "residual": 0.02, "intensity": 0.04}
+SPREAD_FLOOR = {
+    "ssim": 0.03, "residual": 0.02, "intensity": 0.04, "residual_asymmetry": 0.02, "intensity_asymmetry": 0.03,
+}  # fmt: skip
+ASYMMETRY_SMOOTHING = 1.5  # times that of the others: gyri of two halves never lie on each other
 
 
 def components(
     image: FloatMap, reconstruction: FloatMap, mask: BoolMap, names: tuple[str, ...], smooth_voxels: float
 ) -> dict[str, FloatMap]:
     """The named maps of one scan."""
+    residual = ((image - reconstruction) * mask).astype(np.float32)
     made: dict[str, FloatMap] = {}
     for name in names:
         if name == "ssim":
-            raw = (1.0 - ssim_ensemble(image, reconstruction)) * mask
-        elif name == "residual":
-            raw = (image - reconstruction) * mask
+            raw = ((1.0 - ssim_ensemble(image, reconstruction)) * mask).astype(np.float32)
+            made[name] = smooth_inside(raw, mask, smooth_voxels)
+        elif name in ("residual", "intensity"):
+            made[name] = smooth_inside(residual if name == "residual" else image, mask, smooth_voxels)
         else:
-            raw = image
-        made[name] = smooth_inside(raw.astype(np.float32), mask, smooth_voxels)
+            raw = residual if name == "residual_asymmetry" else image
+            made[name] = asymmetry(raw, mask, ASYMMETRY_SMOOTHING * smooth_voxels)
     return made
+
+
+def asymmetry(values: FloatMap, mask: BoolMap, sigma: float) -> FloatMap:
+    """Values minus their mirror image, smoothed; 0 where either side is no brain.
+
+    The box is symmetrical about the template's midsagittal plane, and the template is symmetrical (METHOD section 9).
+    """
+    both = mask & mask[:, :, ::-1]
+    return smooth_inside(np.where(both, values - values[:, :, ::-1], 0.0).astype(np.float32), both, sigma)
 
 
 def smooth_inside(values: FloatMap, mask: BoolMap, sigma: float) -> FloatMap:
@@ -44,12 +59,19 @@ def smooth_inside(values: FloatMap, mask: BoolMap, sigma: float) -> FloatMap:
 def normative_score(
     found: dict[str, FloatMap], normative: Normative, mask: BoolMap, settings: ScoreSettings
 ) -> FloatMap:
-    """Weighted sum of z-scores (absolute for signed components), >= 0, 0 outside the eroded mask."""
+    """Weighted sum of z-scores, >= 0, 0 outside the eroded mask.
+
+    A signed component counts with settings.darker below the healthy mean and with settings.brighter above it: on T1w
+    most lesions are dark, on T2w and FLAIR bright (METHOD section 9: signed maps nearly always beat absolute ones).
+    """
     total = np.zeros(mask.shape, dtype=np.float32)
     for name, weight in settings.weights.items():
         z = (found[name] - normative.mean[name]) / normative.spread[name]
-        total += np.float32(weight) * (np.abs(z) if name in SIGNED else z)
+        if name in SIGNED:
+            z = np.where(z < 0, np.float32(-settings.darker) * z, np.float32(settings.brighter) * z)
+        total += np.float32(weight) * z
     inside = erode(mask, settings.erode_voxels)
+    total = smooth_inside(total, mask, settings.blur_voxels)
     return np.where(inside, np.maximum(total, 0.0), 0.0).astype(np.float32)
 
 
