@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from anomalyd.errors import Broken, Withheld
-from anomalyd.pipeline.bundle import NORMATIVE, Bundle
+from anomalyd.pipeline.bundle import NORMATIVE, Bundle, Normative
 from anomalyd.pipeline.finding import Finding, Stage
 from anomalyd.pipeline.settings import AnalysisSettings
 from anomalyd.pipeline.stages import gates
@@ -170,21 +170,29 @@ def judge(
     return Judged(placed, healthy, score, volume_score(score, mask), seeds, runtime.torch_device, facts)
 
 
-def rescore(judged: Judged, bundle: Bundle, mode: ScoreMode) -> Judged:
-    """The same scan and reconstruction, scored in another mode."""
+def rescore(judged: Judged, bundle: Bundle, mode: ScoreMode, normative: Normative | None = None) -> Judged:
+    """The same scan and reconstruction, scored in another mode, or against other statistics than the bundle's."""
     mask = judged.placed.box.mask
-    score = score_box(judged.placed.normalised.image, judged.reconstruction, mask, bundle, mode)
+    score = score_box(
+        judged.placed.normalised.image, judged.reconstruction, mask, bundle, mode=mode, normative=normative
+    )
     return replace(judged, score=score, scan_score=volume_score(score, mask))
 
 
 def score_box(
-    image: FloatMap, healthy: FloatMap, mask: BoolMap, bundle: Bundle, mode: ScoreMode | None = None
+    image: FloatMap,
+    healthy: FloatMap,
+    mask: BoolMap,
+    bundle: Bundle,
+    mode: ScoreMode | None = None,
+    *,
+    normative: Normative | None = None,
 ) -> FloatMap:
-    """The score map in the box; mode: None for the bundle's own."""
+    """The score map in the box; mode and normative: None for the bundle's own."""
     settings = bundle.description.score
     if (mode or settings.mode) == "paper":
         return paper_score(image, healthy, mask)
-    normative = bundle.normative
+    normative = normative or bundle.normative
     if normative is None:
         raise Broken(f"bundle {bundle.model.bundle_id} has no {NORMATIVE}: its score is the paper's alone")
     found = components(image, healthy, mask, tuple(settings.weights), settings.smooth_voxels)

@@ -24,6 +24,7 @@ from anomalyd.pipeline.bundle_files import (
     BoxSettings,
     BundleDescription,
     Calibration,
+    CrossValidation,
     GateSettings,
     HistogramSettings,
     ModeCalibration,
@@ -46,11 +47,12 @@ from anomalyd.pipeline.terms import ScoreMode
 from anomalyd.pipeline.volume import BoolMap, FloatMap, Grid, Volume
 
 __all__ = [
-    "BRAIN_MASK", "CALIBRATION", "DESCRIPTION", "MODEL_CARD", "NORMATIVE", "REQUIRED", "SUMS", "TEMPLATE",
-    "WEIGHTS", "BoxSettings", "Bundle", "BundleDescription", "Calibration", "GateSettings", "HistogramSettings",
-    "ModeCalibration", "NetworkSettings", "Normative", "OperatingPoint", "ReconstructionSettings", "ScoreSettings",
-    "SourceFacts", "Template", "TrainingFacts", "VoxelRate", "bundle_identity", "checked_digest", "load_bundle",
-    "read_description", "read_normative", "seal", "shipped_bundles", "write_normative",
+    "BRAIN_MASK", "CALIBRATION", "DESCRIPTION", "MODEL_CARD", "NORMATIVE", "REQUIRED", "SUMS", "TEMPLATE", "WEIGHTS",
+    "BoxSettings", "Bundle", "BundleDescription", "Calibration", "CrossValidation", "GateSettings",
+    "HistogramSettings", "ModeCalibration", "NetworkSettings", "Normative", "OperatingPoint",
+    "ReconstructionSettings", "ScoreSettings", "SourceFacts", "Template", "TrainingFacts", "VoxelRate",
+    "bundle_identity", "checked_digest", "load_bundle", "read_description", "read_normative", "seal",
+    "shipped_bundles", "write_normative",
 ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from anomalyd.pipeline.terms import Contrast
 
 EXIT_FAILED = 1
 HealthyArgument = Annotated[
-    Path, typer.Argument(metavar="DATA", exists=True, file_okay=False, help="Folder of healthy scans (NIfTI).")
+    Path, typer.Argument(metavar="DATA", exists=True, file_okay=False, help="Folder of healthy scans (NIfTI, DICOM).")
 ]
 
 
@@ -90,7 +90,7 @@ def calibrate(
     device: DeviceOption = TrainDevice.CPU,
     config: ConfigOption = None,
 ) -> None:
-    """Count a bundle's thresholds anew on healthy scans of this site; nothing else of the bundle changes."""
+    """Count a bundle's thresholds anew on healthy scans of this site (5 at least, better 20); nothing else changes."""
     del config
     quiet_console()
     from anomalyd.pipeline.train.calibrate import calibrate_bundle
@@ -104,6 +104,13 @@ def calibrate(
         typer.echo(f"warning: {warning}")
     point = f"threshold {made.threshold:.4g} leaves {made.findings_per_scan:.2f} findings in a healthy scan"
     typer.echo(f"{made.bundle}: {made.scans} scans; {point}")
+    crossed = made.cross_validation
+    if crossed is not None:
+        shares = ", ".join(f"{rate:.0%}: {share:.2%}" for rate, share in crossed.voxel_shares.items())
+        typer.echo(
+            f"where the scan's {crossed.by} had no part in choosing the threshold: {crossed.findings_per_scan:.2f} "
+            f"(worst of {crossed.groups} groups: {crossed.worst_group:.2f}); voxel rates {shares}"
+        )
 
 
 def evaluate(

@@ -30,7 +30,9 @@ def choose_cut(bundle: Bundle, settings: AnalysisSettings) -> Cut:
         threshold, text = _at_voxel_rate(counted, settings.voxel_rate)
     else:
         threshold, text = _operating_point(counted, settings.false_findings_per_scan)
-    return Cut(mode, threshold, f"{mode} score: {text}, counted on {bundle.calibration.scans} healthy scans")
+    calibration = bundle.calibration
+    trained = f", {calibration.trained_scans} of which trained the model" if calibration.trained_scans else ""
+    return Cut(mode, threshold, f"{mode} score: {text}, counted on {calibration.scans} healthy scans{trained}")
 
 
 def _at_voxel_rate(counted: ModeCalibration, rate: float) -> tuple[float, str]:

@@ -30,8 +30,9 @@ def sick() -> Volume:
     return insert_ellipsoid(made_up_brain(noise=4.0), LESION_LPS_MM, (11.0, 11.0, 11.0), 60.0).volume
 
 
-def run(volume: Volume, bundle: Bundle, seed_text: str = "1.2.3", **settings: float) -> Finding:
-    return analyse(volume, bundle, AnalysisSettings(**settings), runtime=RUNTIME, seed_text=seed_text)
+def run(volume: Volume, bundle: Bundle, seed_text: str = "1.2.3", voxel_rate: float | None = None) -> Finding:
+    settings = AnalysisSettings(voxel_rate=voxel_rate)
+    return analyse(volume, bundle, settings, runtime=RUNTIME, seed_text=seed_text)
 
 
 def regridded(volume: Volume, plane: str) -> Volume:
