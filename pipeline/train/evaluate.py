@@ -112,13 +112,13 @@ def _read_series(folder: Path, contrast: Contrast) -> Volume:
 def _evaluate(bundle: Bundle, source: _Source, mask: Path, cut: Cut, device: str) -> tuple[ScanResult, Overlay]:
     """One scan through the very analysis that patients get."""
     volume = source.read()
+    lesion = _lesion(mask, volume) if mask.exists() else np.zeros(volume.grid.shape, dtype=np.bool_)
     runtime = Runtime("cuda" if device == "cuda" else "cpu")
     judged = judge(place(volume, bundle), bundle, runtime=runtime, seed_text=source.name)
     maps = onto_source(volume, judged, bundle)
     cut = choose_cut(bundle, AnalysisSettings())
     found = measure(maps, volume.grid, cut.threshold, volume.interpolated_slices)
     marked = found.labels > 0
-    lesion = _lesion(mask, volume) if mask.exists() else np.zeros(volume.grid.shape, dtype=np.bool_)
     voxel_ml = volume.grid.voxel_volume_mm3 / 1000.0
     scores = maps.score[maps.brain]
     result = ScanResult(
