@@ -116,7 +116,6 @@ def _evaluate(bundle: Bundle, source: _Source, mask: Path, cut: Cut, device: str
     runtime = Runtime("cuda" if device == "cuda" else "cpu")
     judged = judge(place(volume, bundle), bundle, runtime=runtime, seed_text=source.name)
     maps = onto_source(volume, judged, bundle)
-    cut = choose_cut(bundle, AnalysisSettings())
     found = measure(maps, volume.grid, cut.threshold, volume.interpolated_slices)
     marked = found.labels > 0
     voxel_ml = volume.grid.voxel_volume_mm3 / 1000.0
