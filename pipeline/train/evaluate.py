@@ -85,7 +85,7 @@ def evaluate_bundle(
         write_csv(out / "results.csv", results)
         write_markdown(out / "results.md", Run(loaded, cut, command), results, skipped)
         write_curves(out / "pr-curves.png", [result.rankings for result in results if result.rankings])
-        write_overlays(out / "overlays.png", overlays, choose_cut(loaded, AnalysisSettings()).threshold)
+        write_overlays(out / "overlays.png", overlays, cut.threshold)
     except OSError as exc:
         raise ConfigError(f"{out} cannot be written: {exc.strerror}") from exc
     return EvaluationReport(tuple(results), tuple(skipped), out / "results.md")
