@@ -8,7 +8,7 @@ IN_MEMORY = $(shell [ "$$(df --output=avail /dev/shm 2>/dev/null | tail -n 1)" -
 PYTEST = $(IN_MEMORY) $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types imports faults peers bench bench-receive wheel format lock
+.PHONY: help setup demo test check lint types imports faults peers bench bench-receive bench-score wheel format lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -48,11 +48,14 @@ peers: $(STAMP) ## only the tests against Orthanc, dcmtk, dicom3tools
 format: $(STAMP) ## rewrite in house form
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-bench: $(STAMP) ## measure: receiving, sending, one head from last image to last result; appends to docs/bench/*.jsonl
+bench: $(STAMP) ## measure: receiving, scoring, one head from last image to last result; appends to docs/bench/*.jsonl
 	PYTHONPATH=tests $(BIN)/python -m bench
 
 bench-receive: $(STAMP) ## measure receiving alone: beside pynetdicom, storescp, Orthanc, and while the worker computes
 	PYTHONPATH=tests $(BIN)/python -m bench receive receive_busy
+
+bench-score: $(STAMP) ## measure scoring beside the published dense convolution, and one volume's reconstruction
+	PYTHONPATH=tests $(BIN)/python -m bench score
 
 wheel: $(STAMP) ## build sdist and wheel
 	$(BIN)/python -m build --no-isolation
