@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from anomalyd.pipeline.stages.score import (
     EROSION_ROUNDS,
@@ -134,6 +135,13 @@ def test_the_median_repeats_edge_voxels() -> None:
     ramp = np.broadcast_to(np.arange(9, dtype=np.float32), (7, 7, 9))
     found = median(np.ascontiguousarray(ramp))
     assert found[3, 3].tolist() == [1, 1, 2, 3, 4, 5, 6, 7, 7]  # 0 1 | 0 1 2 has the median 1
+
+
+def test_the_median_is_that_of_scipys_filter_where_most_is_zero() -> None:
+    rng = np.random.default_rng(2)
+    sparse = np.where(rng.random((12, 20, 18)) < 0.4, rng.normal(size=(12, 20, 18)), 0.0).astype(np.float32)
+    sparse[:, :9] = 0.0
+    assert np.array_equal(median(sparse), ndimage.median_filter(sparse, size=5, mode="reflect"))
 
 
 @pytest.mark.parametrize("voxels", [SMALL_VOXELS, SMALL_VOXELS + 1])
