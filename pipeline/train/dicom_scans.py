@@ -98,7 +98,7 @@ def find_series(
         skipped.append((f"{len(others)} other series", "; ".join(counted(others))))
     foreign = [why for path, why in unreadable if not path.name.lower().endswith(passed_over or ("\0",))]
     if foreign:
-        skipped.append((f"{len(foreign)} files", "; ".join(counted(foreign)[:3])))
+        skipped.append(("1 file" if len(foreign) == 1 else f"{len(foreign)} files", "; ".join(counted(foreign)[:3])))
     return SeriesFound(tuple(found), tuple(skipped))
 
 

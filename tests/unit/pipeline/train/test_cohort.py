@@ -51,3 +51,23 @@ def test_without_an_index_each_file_is_a_subject(tmp_path: Path) -> None:
     for name in ("b.nii.gz", "a.nii"):
         write_nifti(tmp_path / name, brain.voxels.astype(np.int16), brain.grid)
     assert [s.subject for s in list_scans(tmp_path, "T1w")] == ["a", "b"]
+
+
+def test_names_of_the_bids_kind_tell_subject_and_contrast(tmp_path: Path) -> None:
+    for name in ("sub-07_ses-1_T1w.nii.gz", "sub-07_ses-2_T1w.nii.gz", "sub-07_T2w.nii.gz", "sub-08_T1w.nii"):
+        (tmp_path / name).touch()
+    assert [s.subject for s in list_scans(tmp_path, "T1w")] == ["sub-07", "sub-07", "sub-08"]
+    assert [s.name for s in list_scans(tmp_path, "T2w")] == ["sub-07_T2w.nii.gz"]
+
+
+def test_an_index_that_cannot_be_used_says_what_is_wrong(tmp_path: Path) -> None:
+    index = tmp_path / "index.csv"
+    index.write_text("name,who\na,b\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="file, subject, contrast are needed"):
+        list_scans(tmp_path, "T1w")
+    index.write_text("file,subject,contrast,age\na.nii,x,T1w,young\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="'young'"):
+        list_scans(tmp_path, "T1w")
+    index.write_text("file,subject,contrast\na.nii,,T1w\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="no file or no subject"):
+        list_scans(tmp_path, "T1w")
