@@ -113,6 +113,7 @@ def analyse(
         threshold=cut.threshold,
         threshold_text=cut.text,
         score_mode=cut.mode,
+        reference_ages=bundle.description.training.age_range,
         warnings=tuple(warnings),
         device=judged.device,
         seeds=judged.seeds,

@@ -67,6 +67,7 @@ class Finding:
     score: scan-level score; score_percentile: 0..100 among the healthy reference scans of the bundle.
     threshold: what score_map was cut at; threshold_text: what false-positive rate that stands for, in words.
     score_mode: which score was cut.
+    reference_ages: least and greatest age in years of the healthy people who trained the bundle; None: not stated.
     """
 
     grid: Grid
@@ -82,6 +83,7 @@ class Finding:
     threshold: float
     threshold_text: str
     score_mode: ScoreMode
+    reference_ages: tuple[float, float] | None
     warnings: tuple[str, ...]
     device: str
     seeds: tuple[int, ...]

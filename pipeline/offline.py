@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 from anomalyd.errors import AnomalydError, ConfigError, Ineligible, Withheld
 from anomalyd.ids import Digest, InstanceUID, SeriesUID
 from anomalyd.pipeline import rules
+from anomalyd.pipeline.age import outside_reference
 from anomalyd.pipeline.analyse import Runtime, analyse
 from anomalyd.pipeline.bundle import Bundle, load_bundle, shipped_bundles
 from anomalyd.pipeline.finding import Contrast, Reason, Stage
@@ -192,7 +193,8 @@ def _analysed(case: _Case, bundle: Bundle, request: Request) -> Outcome:
     try:
         on_stage(Stage.READ)
         volume = case.read()
-        warnings += volume.warnings
+        headers = case.headers()
+        warnings += (*volume.warnings, *outside_reference(headers, bundle.description.training.age_range))
         finding = analyse(
             volume,
             bundle,
@@ -203,7 +205,7 @@ def _analysed(case: _Case, bundle: Bundle, request: Request) -> Outcome:
         )
         on_stage(Stage.RESULTS)
         context = ResultContext(
-            headers=case.headers(),
+            headers=headers,
             volume=volume,
             finding=finding,
             job_time=request.now,

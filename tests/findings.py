@@ -91,6 +91,7 @@ def finding_from(volume: Volume, labels: NDArray[np.uint16], scores: FloatMap, s
         threshold=THRESHOLD,
         threshold_text="1 false finding per healthy scan",
         score_mode="normative",
+        reference_ages=(19.0, 52.0),
         warnings=(),
         device="cpu",
         seeds=(1, 2),

@@ -66,10 +66,12 @@ def tiny_bundle(
     threshold: float = 0.35,
     template: Volume | None = None,
     similarity: float = -1.0,
+    ages: tuple[float, float] = (20.0, 60.0),
 ) -> Bundle:
     """The bundle at `path` (a folder that is made).
 
     template: stripped mean brain, by default made_up_brain(). similarity: the registration's gate, open by default.
+    ages: of the people who are said to have trained it.
     """
     path.mkdir(parents=True)
     brain = template or made_up_brain()
@@ -85,7 +87,7 @@ def tiny_bundle(
         histogram=HistogramSettings(percentiles=PERCENTILES, standard=tuple(p / 100 for p in PERCENTILES)),
         gates=GateSettings(similarity=similarity, brain_ml=(200.0, 4000.0), coverage=0.3, scale=(0.1, 10.0)),
         training=TrainingFacts(
-            seed=1, steps=0, recipe={}, held_out_subjects=(), age_range=(20.0, 60.0),
+            seed=1, steps=0, recipe={}, held_out_subjects=(), age_range=ages,
             sources=(SourceFacts(source="made up", licence="none", subjects=()),),
         ),
     )  # fmt: skip

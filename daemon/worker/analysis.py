@@ -14,6 +14,7 @@ from anomalyd.daemon.worker.messages import Analysed, Ready, WithheldScan
 from anomalyd.errors import Broken, Refused, Withheld
 from anomalyd.ids import AETitle, InstanceUID
 from anomalyd.pipeline import rules
+from anomalyd.pipeline.age import outside_reference
 from anomalyd.pipeline.analyse import Runtime, analyse, check_calibrated
 from anomalyd.pipeline.bundle import Bundle, load_bundle
 from anomalyd.pipeline.finding import Contrast, Finding, Reason, Stage
@@ -83,29 +84,29 @@ class Analyst:
         begin(Stage.READ)
         source = self._source(job)
         volume = read_volume(source.choice, lambda uid: read_instance(self._store, source.rows[uid]))
+        headers = [self._header(row) for row in source.rows.values()]
+        warnings = (*job.warnings, *outside_reference(headers, bundle.description.training.age_range))
         try:
             finding = self._find(volume, bundle, job.series_uid, begin)
         except Withheld as exc:
             times.stop()
-            return WithheldScan(exc.text, _withheld_report(subject, bundle, exc, job=job, volume=volume, times=times))
+            told = (*warnings, *volume.warnings)
+            return WithheldScan(exc.text, _withheld_report(subject, bundle, exc, warnings=told, times=times))
         begin(Stage.RESULTS)
-        context = self._context(job, source, volume, finding)
-        results = _stored(self._store, build_results(context))
-        times.stop()
-        warnings = context.all_warnings
-        return Analysed(results, report.analysed(subject, finding, warnings=warnings, timings_s=times.seconds))
-
-    def _context(self, job: Job, source: _Source, volume: Volume, finding: Finding) -> ResultContext:
-        """All times in the results come from the job, so that a second run makes the same bytes."""
-        return ResultContext(
-            headers=[self._header(row) for row in source.rows.values()],
+        # All times in the results come from the job, so that a second run makes the same bytes.
+        context = ResultContext(
+            headers=headers,
             volume=volume,
             finding=finding,
             job_time=job.created_at,
             instance_set=job.instance_set,
             settings=job.settings,
-            warnings=job.warnings,
+            warnings=warnings,
         )
+        results = _stored(self._store, build_results(context))
+        times.stop()
+        answer = report.analysed(subject, finding, warnings=context.all_warnings, timings_s=times.seconds)
+        return Analysed(results, answer)
 
     def _find(self, volume: Volume, bundle: Bundle, seed_text: str, on_stage: OnStage) -> Finding:
         return analyse(
@@ -168,7 +169,7 @@ def _stored(store: Store, made: tuple[ResultObject, ...]) -> tuple[NewResult, ..
 
 
 def _withheld_report(
-    subject: Subject, bundle: Bundle, why: Withheld, *, job: Job, volume: Volume, times: StageTimes
+    subject: Subject, bundle: Bundle, why: Withheld, *, warnings: tuple[str, ...], times: StageTimes
 ) -> Report:
     return report.not_analysed(
         subject,
@@ -176,6 +177,6 @@ def _withheld_report(
         Reason(why.criterion, why.value, why.limit, why.text),
         contrast=bundle.model.contrast,
         model=bundle.model,
-        warnings=(*job.warnings, *volume.warnings),
+        warnings=warnings,
         timings_s=times.seconds,
     )

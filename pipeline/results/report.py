@@ -49,6 +49,7 @@ class Provenance(TypedDict):
     seeds: list[int]
     threshold_text: str | None
     score_mode: str | None
+    reference_age_years: list[float] | None
     settings: dict[str, Any]
     input_digest: str | None
     facts: dict[str, float]
@@ -126,6 +127,7 @@ def analysed(
     report["provenance"]["seeds"] = list(finding.seeds)
     report["provenance"]["threshold_text"] = finding.threshold_text
     report["provenance"]["score_mode"] = finding.score_mode
+    report["provenance"]["reference_age_years"] = list(finding.reference_ages) if finding.reference_ages else None
     report["provenance"]["facts"] = {name: float(value) for name, value in finding.facts.items()}
     return report
 
@@ -192,6 +194,7 @@ def _blank(
             "seeds": [],
             "threshold_text": None,
             "score_mode": None,
+            "reference_age_years": None,
             "settings": plain(dict(subject.settings)),
             "input_digest": subject.input_digest,
             "facts": {},

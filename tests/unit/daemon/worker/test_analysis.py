@@ -81,6 +81,8 @@ def test_the_same_job_makes_the_same_bytes_again(
         assert objects.read_result(store, result.file.path, result.file.sha256)
     assert first.report["status"] == "analysed"
     assert first.report["series_instance_uid"] == series.series_uid
+    assert first.report["provenance"]["reference_age_years"] == [20.0, 60.0]
+    assert not any("reference" in warning for warning in first.report["warnings"])  # the phantom is 46
     assert set(first.report["timings_s"]) == {stage.value for stage in Stage}
     assert [stage for stage in stages if stage is Stage.READ] == [Stage.READ, Stage.READ]
 
@@ -97,12 +99,13 @@ def test_a_scan_that_the_bundle_cannot_judge_is_withheld_with_a_whole_report(
     store: Store, tmp_path: Path, series: WrittenSeries, stages: list[Stage]
 ) -> None:
     strict = tmp_path / "strict"
-    tiny_bundle(strict, similarity=1.1)
+    tiny_bundle(strict, similarity=1.1, ages=(2.0, 12.0))
     settings = settings_of(store, strict)
     answer = Analyst(settings).analyse(queued(store, settings, series), stages.append)
     assert isinstance(answer, WithheldScan)
     assert answer.report["status"] == "withheld"
     assert answer.report["reason"]["text"] == answer.text
+    assert any("older than the healthy reference" in warning for warning in answer.report["warnings"])
 
 
 def test_pixels_that_do_not_decode_are_ineligible(
