@@ -164,14 +164,11 @@ def _facts(one: _Planned, mask: BoolMap, volume: Volume) -> dict[str, object]:
 
 def _as_stored(volume: Volume, original: Volume) -> NDArray[np.generic]:
     """Whole numbers where the original has them, as a scanner stores; else float32."""
-    low, high = float(original.voxels.min()), float(original.voxels.max())
-    if not (original.voxels == np.rint(original.voxels)).all():
-        return volume.voxels
-    for dtype in (np.uint8, np.int16):
-        limits = np.iinfo(dtype)
-        if limits.min <= low and high <= limits.max:
-            return np.clip(np.rint(volume.voxels), low, high).astype(dtype)
-    return volume.voxels
+    whole = np.maximum(np.rint(volume.voxels), original.voxels.min())
+    limits = np.iinfo(np.int16)
+    is_whole = bool((original.voxels == np.rint(original.voxels)).all())
+    fits = limits.min <= float(whole.min()) and float(whole.max()) <= limits.max
+    return whole.astype(np.int16) if is_whole and fits else volume.voxels
 
 
 def _number(text: str) -> int:
