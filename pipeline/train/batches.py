@@ -21,7 +21,7 @@ from anomalyd.pipeline.train.cohort_file import Cohort
 from anomalyd.pipeline.train.recipe import Recipe
 
 MIN_BRAIN_SHARE = 0.02  # of a slice; less is noise of the mask
-AHEAD = 4  # batches under way while CUDA computes
+AHEAD = {"cpu": 0, "cuda": 4}  # CUDA would wait for batches, a CPU has nobody else to make them
 _ORDER = 1  # tells the draw of an epoch's order from those of its steps
 
 
@@ -38,10 +38,9 @@ class Batch:
     timesteps: Tensor
 
     def to(self, device: str) -> "Batch":
-        """The same on another device, channels last."""
-        target, start, noise = (
-            part.to(device, memory_format=torch.channels_last) for part in (self.target, self.start, self.noise)
-        )
+        """The same on another device; channels last on CUDA."""
+        form = torch.channels_last if device == "cuda" else torch.preserve_format
+        target, start, noise = (part.to(device, memory_format=form) for part in (self.target, self.start, self.noise))
         return Batch(target, start, noise, self.timesteps.to(device))
 
 
@@ -53,17 +52,17 @@ def batch_maker(cohort: Cohort, recipe: Recipe, seed: int) -> BatchMaker:
     return _VolumeBatches(cohort, recipe, seed) if recipe.sampling == "volumes" else _SliceBatches(cohort, recipe, seed)
 
 
-def in_order(make: BatchMaker, first: int, last: int, device: str) -> Iterator[tuple[int, Batch]]:
-    """(step, batch) for first <= step < last; made ahead in threads for CUDA, which would wait for them."""
-    if device == "cpu":
+def in_order(make: BatchMaker, first: int, last: int, device: str, ahead: int) -> Iterator[tuple[int, Batch]]:
+    """(step, batch) for first <= step < last; that many are made ahead, each in a thread."""
+    if not ahead:
         for step in range(first, last):
-            yield step, make(step)
+            yield step, make(step).to(device)
         return
-    with ThreadPoolExecutor(AHEAD, "batch") as pool:
+    with ThreadPoolExecutor(ahead, "batch") as pool:
         waiting: deque[tuple[int, Future[Batch]]] = deque()
         for step in range(first, last):
             waiting.append((step, pool.submit(make, step)))
-            if len(waiting) > AHEAD:
+            if len(waiting) > ahead:
                 done, made = waiting.popleft()
                 yield done, made.result().to(device)
         for done, made in waiting:

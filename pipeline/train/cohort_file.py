@@ -108,7 +108,7 @@ def key_of(path: Path) -> str:
 @contextmanager
 def _opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             if not isinstance(stored, np.lib.npyio.NpzFile):
                 raise TypeError("a single array")  # noqa: TRY301 - one way out
             yield stored

@@ -13,7 +13,7 @@ import torch
 from anomalyd.errors import ConfigError
 from anomalyd.pipeline.stages.network import DenoisingNetwork, Schedule, build_network, schedule
 from anomalyd.pipeline.train import curves
-from anomalyd.pipeline.train.batches import Batch, batch_maker, in_order
+from anomalyd.pipeline.train.batches import AHEAD, Batch, batch_maker, in_order
 from anomalyd.pipeline.train.checkpoint import (
     FULL,
     SMALL,
@@ -74,7 +74,7 @@ def fit(
         steps = _on(schedule(), device)
         diary = _Diary(work, trainee.step, held_out(cohort, recipe, seed, device))
         losses: list[float] = []
-        for step, batch in in_order(make, trainee.step, recipe.steps, device):
+        for step, batch in in_order(make, trainee.step, recipe.steps, device, AHEAD[device]):
             losses.append(_train_step(trainee, batch, steps, recipe))
             trainee = replace(trainee, step=step + 1, loss=float(np.mean(losses[-AVERAGED_STEPS:])))
             is_last = trainee.step == recipe.steps
