@@ -144,7 +144,9 @@ def place(volume: Volume, bundle: Bundle, on_stage: OnStage = lambda _: None) ->
         "registration_scale": registration.scale,
         "brain_coverage": coverage,
     }
-    return Placed(head, registration, box, standardise(box, bundle.standard_knots, on_stage), facts)
+    percentiles = bundle.description.histogram.percentiles
+    normalised = standardise(box, bundle.standard_knots, on_stage, percentiles=percentiles)
+    return Placed(head, registration, box, normalised, facts)
 
 
 def judge(

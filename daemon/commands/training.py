@@ -49,7 +49,10 @@ def train(
     width: Annotated[int | None, typer.Option(help="Of preset paper's network; 128 as published.")] = None,
     device: DeviceOption = TrainDevice.CPU,
     seed: Annotated[int | None, typer.Option(help="Of everything random; 20240.")] = None,
-    contrast: Annotated[Contrast | None, typer.Option(help="Which scans of DATA; T1w.")] = None,
+    contrasts: Annotated[
+        list[Contrast] | None,
+        typer.Option("--contrast", help="Which scans of DATA; T1w. Repeated: one network, a bundle each in BUNDLE/."),
+    ] = None,
     exclude_subjects: Annotated[list[str] | None, typer.Option(metavar="PREFIX", help="Leave out; repeatable.")] = None,
     resume_from: Annotated[
         Path | None,
@@ -65,23 +68,26 @@ def train(
     """Train a bundle on healthy scans, split by subject; the same command goes on where it was stopped."""
     del config  # every command takes it; training is steered by its options alone
     quiet_console()
-    from anomalyd.pipeline.train.train import COHORT, Order, prepared, train_bundle
+    from anomalyd.pipeline.train.train import Order, prepared, train_bundles
 
     order = Order(
-        data, out, preset=preset.value, steps=steps, width=width, device=device.value, seed=seed, contrast=contrast,
-        exclude_subject_prefixes=tuple(exclude_subjects or ()), resume_from=resume_from,
+        data, out, preset=preset.value, steps=steps, width=width, device=device.value, seed=seed,
+        contrasts=tuple(contrasts or ()), exclude_subject_prefixes=tuple(exclude_subjects or ()),
+        resume_from=resume_from,
     )  # fmt: skip
     with Bar() as bar:
         if prepare_only:
-            cohort = prepared(order, bar.show_training, _print_one_skipped)
-            used, held = ({s.subject for s in side} for side in (cohort.train_scans, cohort.held_out_scans))
-            typer.echo(f"{order.work / COHORT}: {len(used)} people to train on, {len(held)} held out")
+            for cohort in prepared(order, bar.show_training, _print_one_skipped):
+                used, held = ({s.subject for s in side} for side in (cohort.train_scans, cohort.held_out_scans))
+                cache = order.cache_of(cohort.contrast)
+                typer.echo(f"{cache}: {len(used)} people to train on, {len(held)} held out")
             return
-        made = train_bundle(order, bar.show_training, _print_one_skipped)
-    for warning in made.warnings:
-        typer.echo(f"warning: {warning}", err=True)
-    people = f"{made.train_subjects} people trained it, {made.held_out_subjects} are held out"
-    typer.echo(f"{made.bundle}: {made.steps} steps, loss {made.loss:.4f}; {people}")
+        reports = train_bundles(order, bar.show_training, _print_one_skipped)
+    for made in reports:
+        for warning in made.warnings:
+            typer.echo(f"warning: {made.bundle.name}: {warning}", err=True)
+        people = f"{made.train_subjects} people trained it, {made.held_out_subjects} are held out"
+        typer.echo(f"{made.bundle}: {made.steps} steps, loss {made.loss:.4f}; {people}")
 
 
 def calibrate(

@@ -3,6 +3,7 @@
 Landmarks after Nyul, Udupa, Zhang (IEEE TMI 19:143, 2000); METHOD section 9 measured them as the largest single gain.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from anomalyd.pipeline.volume import BoolMap, FloatMap
 
 PERCENTILES = (1.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 99.0)
-CEILING = 1.25  # above the 99th percentile the last slope goes on up to here; METHOD clamps at 1
+CEILING = 1.25  # above the last percentile the curve's slope goes on up to here; METHOD clamps at 1
 N4_ITERATIONS = (15, 15)
 N4_SHRINK = 2
 
@@ -30,21 +31,26 @@ class Normalised:
     def to_source(self, standard: FloatMap) -> FloatMap:
         """Intensities of the source for standard ones (the inverse of the curve, times the bias field)."""
         low, high = self.standard_knots, self.source_knots
-        return np.asarray(_piecewise(standard, low, high) * self.bias, dtype=np.float32)
+        return np.asarray(piecewise(standard, low, high) * self.bias, dtype=np.float32)
 
 
-def normalise(image: FloatMap, mask: BoolMap, standard_knots: NDArray[np.float64] | None) -> Normalised:
+def normalise(
+    image: FloatMap,
+    mask: BoolMap,
+    standard_knots: NDArray[np.float64] | None,
+    percentiles: Sequence[float] = PERCENTILES,
+) -> Normalised:
     """The image with its percentiles inside the mask laid on the standard ones.
 
-    standard_knots: (11,) values for PERCENTILES, rising; None: a straight line from the 1st to the 99th percentile
-    onto 0 and 1, clamped there (METHOD section 1; the standard is learned from it too).
+    standard_knots: a value for each of percentiles, rising; None: a straight line from the first to the last
+    percentile onto 0 and 1, clamped there (METHOD section 1; the standard is learned from it too).
     """
     bias = bias_field(image, mask)
     flat = image / bias
-    source = _strictly_rising(np.percentile(flat[mask], PERCENTILES))
+    source = strictly_rising(np.percentile(flat[mask], percentiles))
     standard = (source - source[0]) / (source[-1] - source[0]) if standard_knots is None else standard_knots
-    standard = _strictly_rising(np.asarray(standard, dtype=np.float64))
-    values = np.clip(_piecewise(flat, source, standard), 0.0, 1.0 if standard_knots is None else CEILING)
+    standard = strictly_rising(np.asarray(standard, dtype=np.float64))
+    values = np.clip(piecewise(flat, source, standard), 0.0, 1.0 if standard_knots is None else CEILING)
     return Normalised(np.where(mask, values, 0.0).astype(np.float32), bias, source, standard)
 
 
@@ -63,7 +69,7 @@ def bias_field(image: FloatMap, mask: BoolMap) -> FloatMap:
     return np.asarray(field / field[mask].mean(), dtype=np.float32)
 
 
-def _strictly_rising(knots: NDArray[np.float64]) -> NDArray[np.float64]:
+def strictly_rising(knots: NDArray[np.float64]) -> NDArray[np.float64]:
     """Knots at least a thousandth of their range apart: the curve can be inverted."""
     least = 1e-3 * max(float(knots[-1] - knots[0]), 1e-6)
     out = np.array(knots, dtype=np.float64)
@@ -72,7 +78,7 @@ def _strictly_rising(knots: NDArray[np.float64]) -> NDArray[np.float64]:
     return out
 
 
-def _piecewise(values: FloatMap, source: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+def piecewise(values: FloatMap, source: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
     """Piecewise linear through the knots; beyond both ends with the slope of the whole curve."""
     slope = (target[-1] - target[0]) / (source[-1] - source[0])
     inner = np.interp(values, source, target)

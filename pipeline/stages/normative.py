@@ -5,6 +5,8 @@ the detector without a network of METHOD section 9; `residual_asymmetry` and `in
 more of than their mirror image in the symmetrical template. All but ssim are signed.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import ndimage
 
@@ -75,17 +77,31 @@ def normative_score(
     return np.where(inside, np.maximum(total, 0.0), 0.0).astype(np.float32)
 
 
-def statistics(scans: list[dict[str, FloatMap]], masks: list[BoolMap], smooth_voxels: float = 1.0) -> Normative:
-    """Mean and spread of each component over healthy scans, where a voxel is brain; smoothed, spread floored."""
-    weight = np.sum([mask.astype(np.float32) for mask in masks], axis=0)
-    known = weight >= 3  # noqa: PLR2004 - two values give no spread
+def statistics(
+    scans: list[dict[str, FloatMap]],
+    masks: list[BoolMap],
+    smooth_voxels: float = 1.0,
+    weights: Sequence[float] | None = None,
+) -> Normative:
+    """Mean and spread of each component over healthy scans, where a voxel is brain; smoothed, spread floored.
+
+    weights: how much each scan counts, 1 for each where not given.
+    """
+    counts = np.ones(len(scans), np.float32) if weights is None else np.asarray(weights, np.float32)
+    shares = [count * mask.astype(np.float32) for count, mask in zip(counts, masks, strict=True)]
+    weight = np.sum(shares, axis=0)
+    freedom = weight - np.sum([share**2 for share in shares], axis=0) / np.maximum(weight, 1e-6)
+    least = float(counts.min())
+    known = np.sum(masks, axis=0) >= 3  # noqa: PLR2004 - two values give no spread
     mean: dict[str, FloatMap] = {}
     spread: dict[str, FloatMap] = {}
     for name in scans[0]:
-        total = np.sum([np.where(m, s[name], 0.0) for s, m in zip(scans, masks, strict=True)], axis=0)
-        centre = total / np.maximum(weight, 1.0)
-        squares = np.sum([np.where(m, (s[name] - centre) ** 2, 0.0) for s, m in zip(scans, masks, strict=True)], axis=0)
-        variance = squares / np.maximum(weight - 1.0, 1.0)
+        total = np.sum([np.where(w, w * s[name], 0.0) for s, w in zip(scans, shares, strict=True)], axis=0)
+        centre = total / np.maximum(weight, least)
+        squares = np.sum(
+            [np.where(w, w * (s[name] - centre) ** 2, 0.0) for s, w in zip(scans, shares, strict=True)], axis=0
+        )
+        variance = squares / np.maximum(freedom, 1.0)
         typical = float(np.median(variance[known])) if known.any() else 1.0
         variance = np.where(known, variance, 4.0 * typical)
         floor = SPREAD_FLOOR[name]

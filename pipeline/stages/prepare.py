@@ -1,6 +1,6 @@
 """From a volume to the bundle's box: orient, brain mask, register, normalise; training and analysis call the same."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from anomalyd.pipeline.bundle import Template
 from anomalyd.pipeline.finding import Stage
 from anomalyd.pipeline.stages.brain import BrainMask, brain_mask
-from anomalyd.pipeline.stages.normalise import Normalised, normalise
+from anomalyd.pipeline.stages.normalise import PERCENTILES, Normalised, normalise
 from anomalyd.pipeline.stages.orient import area_average, orient, resample
 from anomalyd.pipeline.stages.register import Registration, register
 from anomalyd.pipeline.volume import BoolMap, FloatMap, Grid, Volume
@@ -69,8 +69,12 @@ def align(head: Upright, template: Template, on_stage: Callable[[Stage], None] =
 
 
 def standardise(
-    box: Boxed, standard_knots: NDArray[np.float64] | None, on_stage: Callable[[Stage], None] = lambda _: None
+    box: Boxed,
+    standard_knots: NDArray[np.float64] | None,
+    on_stage: Callable[[Stage], None] = lambda _: None,
+    *,
+    percentiles: Sequence[float] = PERCENTILES,
 ) -> Normalised:
     """Comparable intensities in the box."""
     on_stage(Stage.NORMALISE)
-    return normalise(box.image, box.mask, standard_knots)
+    return normalise(box.image, box.mask, standard_knots, percentiles)

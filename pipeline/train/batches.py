@@ -76,6 +76,8 @@ class _SliceBatches:
         self._cohort, self._recipe, self._seed = cohort, recipe, seed
         self._tiles = noise_tiles(seed, recipe.noise_tiles)
         self._pool = slices_with_brain(cohort, cohort.is_train)
+        if cohort.share is not None:
+            self._pool = np.repeat(self._pool, cohort.share[self._pool[:, 0]], axis=0)
         if not len(self._pool):
             raise ConfigError("no slice with brain to train on: the masks of all training scans are empty in the box")
 

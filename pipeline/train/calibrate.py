@@ -49,17 +49,20 @@ def calibrate_bundle(
     healthy: Path,
     *,
     device: str = "cpu",
+    made: Sequence[Scan] = (),
     on_progress: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> CalibrationReport:
     """calibration.json (and the hashes) rewritten from the healthy scans of a folder; nothing else changes.
 
     Scans of people who trained the bundle are left out where MIN_SCANS others are there, else they are used, and the
-    calibration says so. Raises ConfigError with fewer than MIN_SCANS scans.
+    calibration says so. made: scans made from another contrast of people who did not train it, used beside too few real
+    ones, which the calibration says too. Raises ConfigError with fewer than MIN_SCANS scans.
     """
     loaded = load_bundle(bundle)
     trained = names_of(loaded.description.training.sources)
     found = find_scans(healthy, loaded.model.contrast)
-    unseen = tuple(scan for scan in found.scans if scan.subject not in trained)
+    unseen = (*found.scans, *made)
+    unseen = tuple(scan for scan in unseen if scan.subject not in trained)
     counted, failed = _count_scans(loaded, unseen, trained, device, on_progress)
     skipped = [*found.skipped, *failed]
     others = tuple(scan for scan in found.scans if scan.subject in trained)
@@ -76,7 +79,7 @@ def calibrate_bundle(
     calibration = _calibration(loaded, counted)
     (bundle / CALIBRATION).write_text(calibration.model_dump_json(indent=1) + "\n", encoding="utf-8")
     seal(bundle)
-    return _report(loaded, calibration, skipped)
+    return _report(loaded, calibration, skipped, [one.scan for one in counted])
 
 
 def _count_scans(
@@ -132,6 +135,12 @@ def _calibration(bundle: Bundle, counted: Sequence[Counted]) -> Calibration:
 def _note(counted: Sequence[Counted]) -> str:
     """What the scans had to do with the bundle."""
     seen = sum(one.has_trained for one in counted)
+    made = sum(one.scan.is_synthetic for one in counted)
+    if made:
+        return (
+            f"{made} of {len(counted)} scans were made from T1w scans of people that did not train the network, for "
+            "want of real ones: these vary more, and more is found in healthy people than stated"
+        )
     if not seen:
         return "counted on healthy scans of people that did not train the network, with the analysis that patients get"
     return (
@@ -141,13 +150,15 @@ def _note(counted: Sequence[Counted]) -> str:
     )
 
 
-def _report(bundle: Bundle, calibration: Calibration, skipped: Sequence[tuple[str, str]]) -> CalibrationReport:
+def _report(
+    bundle: Bundle, calibration: Calibration, skipped: Sequence[tuple[str, str]], scans: Sequence[Scan]
+) -> CalibrationReport:
     """What is told about a calibration."""
     counted = calibration.of(bundle.modes[0])
     warnings = []
     if calibration.scans < ADVISED_SCANS:
         warnings.append(f"{calibration.scans} scans: thresholds from fewer than {ADVISED_SCANS} are rough")
-    if calibration.trained_scans:
+    if calibration.trained_scans or any(scan.is_synthetic for scan in scans):
         warnings.append(calibration.note)
     point = next((p for p in counted.operating_points if p.findings_per_scan <= ALLOWED_FINDINGS), None)
     return CalibrationReport(

@@ -28,6 +28,7 @@ class Scan:
     """One scan of one subject: a NIfTI file or a DICOM series.
 
     path: the file, for a series the folder that holds it; only a name for a scan that is known from a cache file.
+    is_synthetic: made from another contrast of the subject, whose file this is.
     """
 
     path: Path
@@ -36,6 +37,7 @@ class Scan:
     licence: str
     age: float | None
     series: DicomSeries | None = None
+    is_synthetic: bool = False
 
     @property
     def name(self) -> str:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from anomalyd.errors import ConfigError
 from anomalyd.pipeline.bundle import Template
 from anomalyd.pipeline.finding import Contrast
+from anomalyd.pipeline.stages.normalise import PERCENTILES
 from anomalyd.pipeline.train.cohort import Scan, Skipped
 from anomalyd.pipeline.train.recipe import Preparation
 from anomalyd.pipeline.volume import Grid, Volume
@@ -32,7 +33,8 @@ class Cohort:
 
     images: (n, slices, rows, columns) uint8, LEVELS per 1.0; masks: the same shape, bool.
     is_train: (n,) bool, False for held out; skipped: (name, reason) of scans that could not be used.
-    split_seed: what drew is_train; None where it is not known.
+    split_seed: what drew is_train; None where it is not known. percentiles: what standard_knots are for.
+    share: (n,) how often a scan's slices are drawn, compared with others; None: all alike.
     """
 
     images: NDArray[np.uint8]
@@ -46,6 +48,8 @@ class Cohort:
     contrast: Contrast = Contrast.T1W
     split_seed: int | None = None
     preparation: Preparation = "standard"
+    percentiles: tuple[float, ...] = PERCENTILES
+    share: NDArray[np.int64] | None = None
 
     def floats(self, chosen: Chosen) -> NDArray[np.float32]:
         """Chosen images in [0, CEILING]; chosen: an index of `images`."""
@@ -68,7 +72,14 @@ def save_cohort(path: Path, cohort: Cohort, key: str = "") -> None:
     key: what it was made from (see prepare), so that it is made anew when that changes.
     """
     scans = [
-        {"name": s.name, "subject": s.subject, "source": s.source, "licence": s.licence, "age": s.age}
+        {
+            "name": s.name,
+            "subject": s.subject,
+            "source": s.source,
+            "licence": s.licence,
+            "age": s.age,
+            "is_synthetic": s.is_synthetic,
+        }
         for s in cohort.scans
     ]
     fresh = path.with_suffix(".new.npz")
@@ -89,6 +100,7 @@ def save_cohort(path: Path, cohort: Cohort, key: str = "") -> None:
         contrast=np.array(cohort.contrast.value),
         split_seed=np.array(-1 if cohort.split_seed is None else cohort.split_seed, dtype=np.int64),
         preparation=np.array(cohort.preparation),
+        percentiles=np.array(cohort.percentiles),
     )
     fresh.replace(path)
 
@@ -139,6 +151,7 @@ def _cohort(stored: np.lib.npyio.NpzFile) -> Cohort:
         Contrast(str(stored["contrast"])) if "contrast" in stored else Contrast.T1W,
         seed if seed >= 0 else None,
         cast("Preparation", preparation),
+        tuple(float(p) for p in stored["percentiles"]) if "percentiles" in stored else PERCENTILES,
     )
 
 
@@ -146,7 +159,10 @@ def _scan(row: dict[str, Any]) -> Scan:
     """Its name without any folder; older files have the whole path."""
     name = Path(row.get("name") or row["path"]).name
     age = row["age"]
-    return Scan(Path(name), row["subject"], row["source"], row["licence"], None if age is None else float(age))
+    return Scan(
+        Path(name), row["subject"], row["source"], row["licence"], None if age is None else float(age),
+        is_synthetic=bool(row.get("is_synthetic")),
+    )  # fmt: skip
 
 
 def _pairs(rows: Sequence[Sequence[str]]) -> Skipped:

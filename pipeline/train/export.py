@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from anomalyd.pipeline.bundle import (
     BRAIN_MASK,
@@ -14,9 +15,9 @@ from anomalyd.pipeline.bundle import (
     BoxSettings,
     Bundle,
     BundleDescription,
-    GateSettings,
     HistogramSettings,
     NetworkSettings,
+    Normative,
     ReconstructionSettings,
     ScoreSettings,
     TrainingFacts,
@@ -26,16 +27,17 @@ from anomalyd.pipeline.bundle import (
 )
 from anomalyd.pipeline.finding import Contrast
 from anomalyd.pipeline.nifti import write_nifti
-from anomalyd.pipeline.stages.normalise import PERCENTILES
 from anomalyd.pipeline.stages.normative import components, statistics
 from anomalyd.pipeline.stages.reconstruct import field_count, field_seeds, reconstruct
 from anomalyd.pipeline.train.checkpoint import Trainee
 from anomalyd.pipeline.train.cohort_file import Cohort
+from anomalyd.pipeline.train.completed import MIN_REAL
 from anomalyd.pipeline.train.model_card import model_card
 from anomalyd.pipeline.train.new_bundle import UNCALIBRATED, fresh_bundle, write_description, write_weights
 from anomalyd.pipeline.train.people import names_of, people_of, together
-from anomalyd.pipeline.train.recipe import Recipe
-from anomalyd.pipeline.volume import FloatMap
+from anomalyd.pipeline.train.prepare import OnScan
+from anomalyd.pipeline.train.recipe import Recipe, gates_of
+
 
 def export_bundle(
     out: Path,
@@ -46,6 +48,7 @@ def export_bundle(
     contrast: Contrast,
     seed: int,
     device: str = "cpu",
+    on_scan: OnScan = lambda _done, _of, _what: None,
 ) -> Bundle:
     """The bundle at `out`, replacing an older one there; not calibrated yet.
 
@@ -58,7 +61,7 @@ def export_bundle(
         seal(fresh)
         names = tuple(description.score.weights)
         if names:
-            write_normative(fresh / NORMATIVE, statistics(*_healthy(cohort, load_bundle(fresh), names, device)))
+            write_normative(fresh / NORMATIVE, _statistics(cohort, load_bundle(fresh), names, device, on_scan))
     return load_bundle(out)
 
 
@@ -73,18 +76,34 @@ def _write(fresh: Path, description: BundleDescription, cohort: Cohort, trainee:
     (fresh / MODEL_CARD).write_text(model_card(description, cohort), encoding="utf-8")
 
 
-def _healthy(
-    cohort: Cohort, bundle: Bundle, names: tuple[str, ...], device: str
-) -> tuple[list[dict[str, FloatMap]], list[np.ndarray[tuple[int, ...], np.dtype[np.bool_]]]]:
-    """Components and masks of every training scan."""
+def _statistics(cohort: Cohort, bundle: Bundle, names: tuple[str, ...], device: str, on_scan: OnScan) -> Normative:
+    """What healthy people look like to the network.
+
+    Where images were made for want of real ones, both kinds weigh the same together; fewer real people than MIN_REAL
+    are no sample, and are left out.
+    """
+    weights = _weights(cohort)
     maps, masks = [], []
-    for k in np.flatnonzero(cohort.is_train):
+    chosen = np.flatnonzero(weights)
+    for number, k in enumerate(chosen):
+        on_scan(number, len(chosen), f"healthy reference, {cohort.contrast}")
         image, mask = cohort.floats(np.array([k]))[0], cohort.masks[k]
         seeds = field_seeds(cohort.scans[k].name, bundle.model.digest, field_count(bundle))
         healthy = reconstruct(image, mask, bundle, seeds, device)
         maps.append(components(image, healthy, mask, names, bundle.description.score.smooth_voxels))
         masks.append(mask)
-    return maps, masks
+    return statistics(maps, masks, weights=[float(weight) for weight in weights[chosen]])
+
+
+def _weights(cohort: Cohort) -> NDArray[np.float64]:
+    """(n,) of each scan in the statistics."""
+    made = np.array([scan.is_synthetic for scan in cohort.scans]) & cohort.is_train
+    real = cohort.is_train & ~made
+    if not made.any():
+        return real.astype(np.float64)
+    people = len({scan.subject for scan, used in zip(cohort.scans, real, strict=True) if used})
+    weight = made.sum() / real.sum() if people >= MIN_REAL else 0.0
+    return made + weight * real
 
 
 def _describe(
@@ -107,9 +126,9 @@ def _describe(
         ),
         network=NetworkSettings(**recipe.network.model_dump()),
         reconstruction=ReconstructionSettings(**recipe.reconstruction.model_dump()),
-        score=ScoreSettings(**recipe.score.model_dump()),
-        histogram=HistogramSettings(percentiles=PERCENTILES, standard=knots),
-        gates=GateSettings(),
+        score=ScoreSettings(**recipe.score_of(contrast).model_dump()),
+        histogram=HistogramSettings(percentiles=cohort.percentiles, standard=knots),
+        gates=gates_of(contrast),
         training=TrainingFacts(
             seed=seed,
             steps=trainee.step,

@@ -17,16 +17,17 @@ def model_card(description: BundleDescription, cohort: Cohort) -> str:
     skipped = [f"* {name}: {reason}" for name, reason in cohort.skipped]
     settings = description.reconstruction
     fields = f"{settings.fields_per_timestep} simplex fields at index {', '.join(map(str, settings.timesteps))}"
+    scaled = "scaled by percentiles" if description.histogram.standard is None else "normalised to a standard histogram"
     method = (
         f"A brain is registered to the bundle's template, cut to {description.box.shape} voxels of "
-        f"{description.box.spacing_mm:g} mm (slice, row, column), normalised to a standard histogram, noised with "
+        f"{description.box.spacing_mm:g} mm (slice, row, column), {scaled}, noised with "
         f"{fields} of the cosine schedule and denoised in one pass each. What the mean of these healthy counterparts "
         f"does not explain is scored ({description.score.mode})."
     )
     made_from = (
         f"{people} healthy people, age {ages}; seed {training.seed}, {training.steps} steps. Template: symmetrical "
         f"mean of the {int(cohort.is_train.sum())} stripped, registered training scans. Never trained on: "
-        f"{', '.join(training.held_out_subjects)}."
+        f"{', '.join(training.held_out_subjects)}.{_synthetic(cohort)}"
     )
     terms = (
         "Weights, template and statistics are derived from these scans; whoever passes them on keeps the credits "
@@ -38,3 +39,19 @@ def model_card(description: BundleDescription, cohort: Cohort) -> str:
     lines += ["| source | people | terms as stated there |", "|---|---|---|", *rows, "", terms, ""]
     lines += ["Scans that could not be used:", *skipped, ""] if skipped else []
     return "\n".join(lines)
+
+
+def _synthetic(cohort: Cohort) -> str:
+    """What was made from T1w for want of real scans; empty where nothing was."""
+    made = sum(scan.is_synthetic for scan in cohort.train_scans)
+    if not made:
+        return ""
+    people = [
+        len({scan.subject for scan in scans if not scan.is_synthetic})
+        for scans in (cohort.train_scans, cohort.held_out_scans)
+    ]
+    return (
+        f"\n\n**Mostly synthetic.** Of the {cohort.contrast} training scans {made} were made from T1w scans by a curve "
+        f"of intensities, texture, a smooth field and thick slices; {people[0]} people have a real {cohort.contrast} "
+        f"scan in training, {people[1]} one that is held out. One network was trained on these and on T1w scans."
+    )

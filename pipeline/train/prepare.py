@@ -27,15 +27,21 @@ OnScan = Callable[[int, int, str], None]
 OnSkip = Callable[[str, str], None]
 
 
-def check_split(split: Split) -> None:
+def check_split(split: Split, contrast: Contrast = Contrast.T1W) -> None:
     """Raises ConfigError with fewer than MIN_TEMPLATE_PEOPLE people to train on: said before hours of preparing."""
     people = {scan.subject for scan in split.train}
     held = {scan.subject for scan in split.held_out}
     if len(people) < MIN_TEMPLATE_PEOPLE:
         raise ConfigError(
             f"{len(people | held)} people, of whom {len(held)} are held out: {len(people)} to train on, at least "
-            f"{MIN_TEMPLATE_PEOPLE} are needed{_told(split.skipped)}"
+            f"{MIN_TEMPLATE_PEOPLE} are needed{_advice(contrast)}{_told(split.skipped)}"
         )
+
+
+def _advice(contrast: Contrast) -> str:
+    if contrast is Contrast.T1W:
+        return ""
+    return f"; with --contrast T1w beside {contrast} they are completed from the T1w brains of the same folder"
 
 
 def prepare_cohort(
@@ -61,7 +67,7 @@ def prepare_cohort(
         # Facts come from the index of today: who corrects a licence there need not prepare anew.
         today = {scan.name: scan for scan in (*split.train, *split.held_out)}
         return replace(found, scans=tuple(today.get(scan.name, scan) for scan in found.scans), split_seed=split.seed)
-    check_split(split)
+    check_split(split, contrast)
     cohort = _make(split, box_shape, contrast, preparation, on_scan=on_scan, on_skip=on_skip)
     save_cohort(cache, cohort, key)
     return cohort
@@ -89,7 +95,7 @@ def _make(
     for number, scan in enumerate(scans):
         on_scan(number, 2 * len(scans), "brain masks")
         try:
-            heads.append((scan, _head(scan)))
+            heads.append((scan, head_of(scan)))
         except AnomalydError as exc:
             skip(scan, str(exc))
     trained = {scan.subject for scan in split.train}
@@ -135,7 +141,7 @@ def _make(
     )
 
 
-def _head(scan: Scan) -> Upright:
+def head_of(scan: Scan) -> Upright:
     """The scan upright with its brain; raises AnomalydError where it cannot be used."""
     volume = scan.read()
     gates.check_volume(volume)

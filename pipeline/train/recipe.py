@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from anomalyd.pipeline.bundle import NetworkSettings, ReconstructionSettings, ScoreSettings
+from anomalyd.pipeline.bundle import GateSettings, NetworkSettings, ReconstructionSettings, ScoreSettings
+from anomalyd.pipeline.terms import Contrast
 from anomalyd.pipeline.train.augment import Variety
 
 Preset = Literal["compact", "paper"]
@@ -22,7 +23,8 @@ class Recipe:
 
     network: NetworkSettings
     reconstruction: ReconstructionSettings
-    score: ScoreSettings
+    score: ScoreSettings | None
+    """None: what SCORES has for the contrast."""
     box_shape: tuple[int, int, int]
     steps: int
     batch: int = 8
@@ -52,12 +54,45 @@ class Recipe:
     report_every: int = 50
     picture_every: int = 2000
 
+    def score_of(self, contrast: Contrast) -> ScoreSettings:
+        """How a bundle of the contrast scores."""
+        return self.score or SCORES[contrast]
+
+
+_WEIGHTS = {"ssim": 0.5, "residual": 0.3, "intensity": 0.7, "intensity_asymmetry": 0.3, "residual_asymmetry": 1.0}
+
+
+def _normative(*, darker: float, brighter: float, smooth_voxels: float = 1.0) -> ScoreSettings:
+    return ScoreSettings(
+        mode="normative",
+        weights=_WEIGHTS,
+        darker=darker,
+        brighter=brighter,
+        smooth_voxels=smooth_voxels,
+        blur_voxels=1.0,
+    )
+
+
+# Chosen on made-up lesions in people who never trained (`anomalyd insert-lesions`): dark on T1w, bright on the others.
+SCORES: dict[Contrast, ScoreSettings] = {
+    Contrast.T1W: _normative(darker=1.0, brighter=0.5),
+    Contrast.T2W: _normative(darker=0.5, brighter=1.0),
+    Contrast.FLAIR: _normative(darker=0.3, brighter=1.0, smooth_voxels=0.5),
+}
+SHARES = {"T1w": 2, "synthetic": 1, "real": 4}
+"""How often slices are drawn when contrasts are trained together: T1w scans, images made of them, real ones."""
+
+
+def gates_of(contrast: Contrast) -> GateSettings:
+    """T2w scans of different makes resemble each other, and so their template, less than those of other contrasts."""
+    return GateSettings(similarity=0.5) if contrast is Contrast.T2W else GateSettings()
+
 
 RECIPES: dict[Preset, Recipe] = {
     "compact": Recipe(
         NetworkSettings(),
         ReconstructionSettings(timesteps=(499, 599), fields_per_timestep=2),
-        ScoreSettings(mode="normative", weights={"ssim": 0.3, "residual": 0.3, "intensity": 1.0}),
+        None,
         (64, 96, 80),
         60_000,
     ),

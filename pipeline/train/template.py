@@ -28,10 +28,10 @@ def build_template(heads: Sequence[Upright]) -> Template:
         shift = np.eye(4)
         shift[:3, 3] = points[points[:, 2] > points[:, 2].max() - 100.0].mean(axis=0) - [0.0, 0.0, 20.0]
         shifts.append(shift)
-    template = _mean(heads, shifts, grid)
+    template = mean_template(heads, shifts, grid)
     for levels in ROUNDS:
         maps = [register(head.stripped, head.brain.mask, template, levels).template_to_source for head in heads]
-        template = _mean(heads, _mean_sized(maps), grid)
+        template = mean_template(heads, _mean_sized(maps), grid)
     return template
 
 
@@ -41,7 +41,7 @@ def _mean_sized(maps: Sequence[Affine]) -> list[Affine]:
     return [m @ np.diag([1 / scale, 1 / scale, 1 / scale, 1.0]) for m in maps]
 
 
-def _mean(heads: Sequence[Upright], maps: Sequence[Affine], grid: Grid) -> Template:
+def mean_template(heads: Sequence[Upright], maps: Sequence[Affine], grid: Grid) -> Template:
     """Symmetrical mean of the brains, each pulled by its template_to_source."""
     total = np.zeros(grid.shape, dtype=np.float64)
     masks = np.zeros(grid.shape, dtype=np.float64)
