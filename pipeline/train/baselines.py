@@ -13,14 +13,14 @@ import numpy as np
 from anomalyd.pipeline.analyse import score_box
 from anomalyd.pipeline.bundle import Bundle, Normative
 from anomalyd.pipeline.stages.normalise import CEILING
-from anomalyd.pipeline.stages.normative import smooth_inside
+from anomalyd.pipeline.stages.normative import ASYMMETRY_SMOOTHING, asymmetry, smooth_inside
 from anomalyd.pipeline.stages.score import EROSION_ROUNDS, SIGMAS, erode, median, ssim_ensemble, ssim_maps
 from anomalyd.pipeline.terms import Contrast
 from anomalyd.pipeline.volume import BoolMap, FloatMap
 
 Processing = Literal["own", "published", "smoothed"]
-"""own: as the bundle does it. published: eroded by 3, median 5x5x5 (section 3). smoothed: Gaussian mean inside the
-mask, then eroded, with the numbers that the bundle's normative score uses."""
+"""own: as the bundle does it. published: eroded by 3, median 5x5x5 (section 3). smoothed: what the
+bundle's normative score gives its parts and their sum: Gaussian means inside the mask, then erosion."""
 
 SHIPPED, OTHER_MODE = "bundle's score", "normative score"
 SSIM_ENS, RESIDUAL, RESIDUAL_SIGNED = "SSIM-ens", "l1 residual", "residual, signed"
@@ -66,6 +66,7 @@ def baseline_maps(scene: Scene, bundle: Bundle) -> dict[MapName, FloatMap]:
     raw = dict(_reconstruction_maps(scene, sign))
     single = {ssim_name(sigma) for sigma in SIGMAS}  # the seed's comparison: through the published processing alone
     smooth = {name: smooth_inside(values, mask, smooth_voxels) for name, values in raw.items() if name not in single}
+    smooth[ASYMMETRY] = sign * asymmetry(scene.image, mask, ASYMMETRY_SMOOTHING * smooth_voxels)
     normative = bundle.normative
     if normative is not None and "intensity" in normative.mean:
         z = template_z(scene, normative, smooth_voxels)
@@ -73,7 +74,8 @@ def baseline_maps(scene: Scene, bundle: Bundle) -> dict[MapName, FloatMap]:
         raw[TEMPLATE_Z_SIGNED] = smooth[TEMPLATE_Z_SIGNED]
     inside = erode(mask, settings.erode_voxels)
     made = {MapName(name, "published"): published(values, mask) for name, values in raw.items()}
-    made |= {MapName(name, "smoothed"): _positive(values, inside) for name, values in smooth.items()}
+    blurred = {name: smooth_inside(values, mask, settings.blur_voxels) for name, values in smooth.items()}
+    made |= {MapName(name, "smoothed"): _positive(values, inside) for name, values in blurred.items()}
     if "normative" in bundle.modes and settings.mode != "normative":
         made[MapName(OTHER_MODE, "own")] = score_box(scene.image, scene.healthy, mask, bundle, "normative")
     return made
@@ -88,7 +90,7 @@ def _reconstruction_maps(scene: Scene, sign: Literal[-1, 1]) -> Iterator[tuple[s
     yield RESIDUAL, np.abs(residual)
     yield RESIDUAL_SIGNED, sign * residual
     yield INTENSITY, scene.image if sign > 0 else np.float32(CEILING) - scene.image
-    yield ASYMMETRY, sign * asymmetry(scene)
+    yield ASYMMETRY, sign * asymmetry(scene.image, scene.mask, 0.0)
 
 
 def published(values: FloatMap, mask: BoolMap) -> FloatMap:
@@ -101,15 +103,6 @@ def template_z(scene: Scene, normative: Normative, smooth_voxels: float) -> Floa
     smooth = smooth_inside(scene.image, scene.mask, smooth_voxels)
     z = (smooth - normative.mean["intensity"]) / normative.spread["intensity"]
     return np.where(scene.mask, z, np.float32(0.0)).astype(np.float32)
-
-
-def asymmetry(scene: Scene) -> FloatMap:
-    """Image minus its mirror image, signed, 0 where either side is no brain (section 9).
-
-    The template is symmetrical and the box is centred on its plane of symmetry: mirroring turns the columns.
-    """
-    both = scene.mask & scene.mask[:, :, ::-1]
-    return np.where(both, scene.image - scene.image[:, :, ::-1], np.float32(0.0)).astype(np.float32)
 
 
 def _positive(values: FloatMap, inside: BoolMap) -> FloatMap:

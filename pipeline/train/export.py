@@ -47,16 +47,18 @@ def export_bundle(
     *,
     contrast: Contrast,
     seed: int,
+    trained_on: tuple[Contrast, ...] = (),
     device: str = "cpu",
     on_scan: OnScan = lambda _done, _of, _what: None,
 ) -> Bundle:
     """The bundle at `out`, replacing an older one there; not calibrated yet.
 
     Normative statistics come from the training scans, so that the held-out ones stay unseen for calibration.
+    trained_on: all contrasts that the network was trained on, where they are several.
     Raises ConfigError where `out` holds something that is no bundle.
     """
     with fresh_bundle(out) as fresh:
-        description = _describe(out.name, cohort, recipe, trainee, contrast=contrast, seed=seed)
+        description = _describe(out.name, cohort, recipe, trainee, contrast=contrast, seed=seed, trained_on=trained_on)
         _write(fresh, description, cohort, trainee)
         seal(fresh)
         names = tuple(description.score.weights)
@@ -107,7 +109,14 @@ def _weights(cohort: Cohort) -> NDArray[np.float64]:
 
 
 def _describe(
-    name: str, cohort: Cohort, recipe: Recipe, trainee: Trainee, *, contrast: Contrast, seed: int
+    name: str,
+    cohort: Cohort,
+    recipe: Recipe,
+    trainee: Trainee,
+    *,
+    contrast: Contrast,
+    seed: int,
+    trained_on: tuple[Contrast, ...],
 ) -> BundleDescription:
     """What bundle.yaml says."""
     first = cohort.box.index_to_lps[:3, 3]
@@ -135,6 +144,7 @@ def _describe(
             recipe={
                 **{key: plain[key] for key in plain if key not in ("reconstruction", "score")},
                 "split_seed": cohort.split_seed,
+                **({"contrasts": [str(one) for one in trained_on]} if len(trained_on) > 1 else {}),
             },
             held_out_subjects=tuple(sorted(held)),
             age_range=(min(ages), max(ages)) if ages else None,

@@ -27,7 +27,7 @@ def model_card(description: BundleDescription, cohort: Cohort) -> str:
     made_from = (
         f"{people} healthy people, age {ages}; seed {training.seed}, {training.steps} steps. Template: symmetrical "
         f"mean of the {int(cohort.is_train.sum())} stripped, registered training scans. Never trained on: "
-        f"{', '.join(training.held_out_subjects)}.{_synthetic(cohort)}"
+        f"{', '.join(training.held_out_subjects)}.{_shared(description)}{_synthetic(cohort)}"
     )
     terms = (
         "Weights, template and statistics are derived from these scans; whoever passes them on keeps the credits "
@@ -39,6 +39,12 @@ def model_card(description: BundleDescription, cohort: Cohort) -> str:
     lines += ["| source | people | terms as stated there |", "|---|---|---|", *rows, "", terms, ""]
     lines += ["Scans that could not be used:", *skipped, ""] if skipped else []
     return "\n".join(lines)
+
+
+def _shared(description: BundleDescription) -> str:
+    """What else the network was trained on."""
+    contrasts = description.training.recipe.get("contrasts")
+    return f" One network was trained on {', '.join(contrasts)} together." if isinstance(contrasts, list) else ""
 
 
 def _synthetic(cohort: Cohort) -> str:
@@ -53,5 +59,5 @@ def _synthetic(cohort: Cohort) -> str:
     return (
         f"\n\n**Mostly synthetic.** Of the {cohort.contrast} training scans {made} were made from T1w scans by a curve "
         f"of intensities, texture, a smooth field and thick slices; {people[0]} people have a real {cohort.contrast} "
-        f"scan in training, {people[1]} one that is held out. One network was trained on these and on T1w scans."
+        f"scan in training, {people[1]} one that is held out."
     )

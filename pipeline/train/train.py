@@ -129,7 +129,7 @@ def _finished(
 
     export_bundle(
         out, cohort, order.recipe, trainee,
-        contrast=cohort.contrast, seed=seed, device=order.device, on_scan=on_scan,
+        contrast=cohort.contrast, seed=seed, trained_on=order.all_contrasts, device=order.device, on_scan=on_scan,
     )  # fmt: skip
     trained = names_of(together((*trainee.people, *people_of(cohort.train_scans))))
     held = {scan.subject for scan in cohort.held_out_scans}
