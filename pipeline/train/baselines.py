@@ -26,7 +26,6 @@ SHIPPED, OTHER_MODE = "bundle's score", "normative score"
 SSIM_ENS, RESIDUAL, RESIDUAL_SIGNED = "SSIM-ens", "l1 residual", "residual, signed"
 INTENSITY, ASYMMETRY = "intensity", "left-right asymmetry, signed"
 TEMPLATE_Z, TEMPLATE_Z_SIGNED = "template z-score", "template z-score, signed"
-WITHOUT_NETWORK = (INTENSITY, TEMPLATE_Z, TEMPLATE_Z_SIGNED, ASYMMETRY)
 
 
 @dataclass(frozen=True, slots=True)
