@@ -84,7 +84,7 @@ def _statistics(cohort: Cohort, bundle: Bundle, names: tuple[str, ...], device: 
     Where images were made for want of real ones, both kinds weigh the same together; fewer real people than MIN_REAL
     are no sample, and are left out.
     """
-    weights = _weights(cohort)
+    weights = scan_weights(cohort)
     maps, masks = [], []
     chosen = np.flatnonzero(weights)
     for number, k in enumerate(chosen):
@@ -97,7 +97,7 @@ def _statistics(cohort: Cohort, bundle: Bundle, names: tuple[str, ...], device: 
     return statistics(maps, masks, weights=[float(weight) for weight in weights[chosen]])
 
 
-def _weights(cohort: Cohort) -> NDArray[np.float64]:
+def scan_weights(cohort: Cohort) -> NDArray[np.float64]:
     """(n,) of each scan in the statistics."""
     made = np.array([scan.is_synthetic for scan in cohort.scans]) & cohort.is_train
     real = cohort.is_train & ~made
