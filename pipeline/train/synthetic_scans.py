@@ -25,7 +25,7 @@ GREYS = 1000.0  # of 1.0 in the files
 def write_synthetic_scans(
     t1w: Cohort, contrast: Contrast, folder: Path, *, seed: int, on_scan: OnScan
 ) -> tuple[Scan, ...]:
-    """One NIfTI file for each held-out scan of the T1w cohort, upright and stripped, in a folder; files stay.
+    """One NIfTI file for each held-out scan of the T1w cohort, upright and stripped, in a folder; older ones are replaced.
 
     A T1w scan that cannot be placed is passed over: it is no part of the cohort either.
     """
@@ -37,14 +37,11 @@ def _written(t1w: Cohort, contrast: Contrast, folder: Path, seed: int, on_scan: 
     for number, scan in enumerate(t1w.held_out_scans):
         on_scan(number, len(t1w.held_out_scans), f"made scans, {contrast}")
         path = folder / f"{contrast.lower()}-of-{scan.subject}.nii.gz"
-        if not path.exists():
-            try:
-                made = _made(scan, t1w, contrast, seed)
-            except AnomalydError:
-                continue
-            fresh = path.with_name("new-" + path.name)
-            write_nifti(fresh, np.rint(made.voxels * GREYS).astype(np.int16), made.grid)
-            fresh.replace(path)
+        try:
+            made = _made(scan, t1w, contrast, seed)
+        except AnomalydError:
+            continue
+        write_nifti(path, np.rint(made.voxels * GREYS).astype(np.int16), made.grid)
         yield replace(scan, path=path, series=None, is_synthetic=True)
 
 
