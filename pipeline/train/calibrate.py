@@ -122,14 +122,26 @@ def _count(volume: Volume, first: Judged, bundle: Bundle, *, has_trained: bool) 
 
 def _calibration(bundle: Bundle, counted: Sequence[Counted]) -> Calibration:
     """All that was counted."""
-    scans = [one.scan for one in counted]
+    scans, evened = [one.scan for one in counted], _evened(counted)
     return Calibration(
         scans=len(counted),
         trained_scans=sum(one.has_trained for one in counted),
         subjects=tuple(sorted({scan.subject for scan in scans})),
         note=_note(counted),
-        modes={mode: calibrated(scans, [one.counts[mode] for one in counted]) for mode in bundle.modes},
+        modes={
+            mode: calibrated([one.scan for one in evened], [one.counts[mode] for one in evened])
+            for mode in bundle.modes
+        },
     )
+
+
+def _evened(counted: Sequence[Counted]) -> list[Counted]:
+    """Real scans as many times over as they need to weigh what made ones weigh together: a few show what none of
+    those does, and their site would be lost in the mean.
+    """
+    made = sum(one.scan.is_synthetic for one in counted)
+    times = max(1, round(made / max(1, len(counted) - made)))
+    return [one for one in counted for _ in range(1 if one.scan.is_synthetic else times)]
 
 
 def _note(counted: Sequence[Counted]) -> str:
@@ -139,7 +151,8 @@ def _note(counted: Sequence[Counted]) -> str:
     if made:
         return (
             f"{made} of {len(counted)} scans were made from T1w scans of people that did not train the network, for "
-            "want of real ones: these vary more, and more is found in healthy people than stated"
+            "want of real ones, which count as much as all of those together. Real ones vary more: more is found in "
+            "healthy people than stated"
         )
     if not seen:
         return "counted on healthy scans of people that did not train the network, with the analysis that patients get"

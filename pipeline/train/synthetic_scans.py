@@ -25,7 +25,7 @@ GREYS = 1000.0  # of 1.0 in the files
 def write_synthetic_scans(
     t1w: Cohort, contrast: Contrast, folder: Path, *, seed: int, on_scan: OnScan
 ) -> tuple[Scan, ...]:
-    """One NIfTI file for each held-out scan of the T1w cohort, upright and stripped, in a folder; older ones are replaced.
+    """One NIfTI file for each held-out scan of the T1w cohort, upright and stripped; older ones are replaced.
 
     A T1w scan that cannot be placed is passed over: it is no part of the cohort either.
     """

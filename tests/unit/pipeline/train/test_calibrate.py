@@ -77,6 +77,24 @@ def test_scans_of_people_who_trained_it_are_used_where_there_are_no_others_and_i
     assert calibration.note in report.warnings
 
 
+def test_made_scans_stand_in_for_real_ones_which_weigh_as_much_and_the_calibration_says_so(
+    healthy: Path, tmp_path: Path
+) -> None:
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "real.nii.gz").write_bytes((healthy / f"{PEOPLE[4]}.nii.gz").read_bytes())
+    made = tuple(Scan(healthy / f"{name}.nii.gz", name, "", "", None, is_synthetic=True) for name in PEOPLE[:4])
+    path = bundle_of(tmp_path / "b")
+    report = calibrate_bundle(path, alone, made=made)
+    calibration = load_bundle(path).calibration
+    assert (calibration.scans, calibration.trained_scans) == (5, 0)
+    scores = calibration.modes["normative"].scan_scores
+    assert len(scores) == 8
+    assert len(set(scores)) == 5  # the real one counts as much as the four others
+    assert "4 of 5 scans were made from T1w scans" in calibration.note
+    assert calibration.note in report.warnings
+
+
 def test_fewer_than_five_scans_are_refused_with_what_was_wrong(healthy: Path, tmp_path: Path) -> None:
     few = tmp_path / "few"
     few.mkdir()
