@@ -12,6 +12,7 @@ from anomalyd.pipeline.bundle import NORMATIVE, Bundle, Normative
 from anomalyd.pipeline.finding import Finding, Stage
 from anomalyd.pipeline.settings import AnalysisSettings
 from anomalyd.pipeline.stages import gates
+from anomalyd.pipeline.stages.limits import MARKED_RATE, check_limits, marked_share, measure_scan
 from anomalyd.pipeline.stages.mapback import BoxMaps, SourceMaps, map_back
 from anomalyd.pipeline.stages.measure import measure
 from anomalyd.pipeline.stages.normalise import Normalised
@@ -88,15 +89,15 @@ def analyse(
         torch.set_num_threads(runtime.threads)
     placed = place(volume, bundle, on_stage)
     judged = judge(placed, bundle, mode=cut.mode, runtime=runtime, seed_text=seed_text, on_stage=on_stage)
+    warnings = [*gates.coverage_warning(judged.facts["brain_coverage"])]
+    warnings += check_limits(judged.facts, bundle.calibration.limits)
     on_stage(Stage.MAPBACK)
     maps = onto_source(volume, judged, bundle)
     on_stage(Stage.THRESHOLD)
+    usual = bundle.calibration.of(cut.mode).threshold_at(MARKED_RATE)
+    warnings += check_limits(marked_share(maps.score[maps.brain], usual), bundle.calibration.limits)
     on_stage(Stage.MEASURE)
     measured = measure(maps, volume.grid, cut.threshold, volume.interpolated_slices)
-    warnings = []
-    coverage = judged.facts["brain_coverage"]
-    if coverage < gates.COVERAGE_WARNING:
-        warnings.append(f"the field of view holds {coverage:.0%} of the brain that is analysed")
     if measured.left_out:
         warnings.append(f"{measured.left_out} more regions with lower peaks are left out: the map is flooded")
     return Finding(
@@ -169,7 +170,7 @@ def judge(
     on_stage(Stage.SCORE)
     score = score_box(image, healthy, mask, bundle, mode)
     l1 = float(np.abs(image - healthy)[mask].mean(dtype=np.float64))
-    facts = {**placed.facts, "reconstruction_l1": l1}
+    facts = {**placed.facts, "reconstruction_l1": l1, **measure_scan(placed.normalised, placed.box, healthy, bundle)}
     return Judged(placed, healthy, score, volume_score(score, mask), seeds, runtime.torch_device, facts)
 
 

@@ -27,6 +27,7 @@ from anomalyd.pipeline.bundle_files import (
     CrossValidation,
     GateSettings,
     HistogramSettings,
+    Limit,
     ModeCalibration,
     NetworkSettings,
     OperatingPoint,
@@ -49,7 +50,7 @@ from anomalyd.pipeline.volume import BoolMap, FloatMap, Grid, Volume
 __all__ = [
     "BRAIN_MASK", "CALIBRATION", "DESCRIPTION", "MODEL_CARD", "NORMATIVE", "REQUIRED", "SUMS", "TEMPLATE", "WEIGHTS",
     "BoxSettings", "Bundle", "BundleDescription", "Calibration", "CrossValidation", "GateSettings",
-    "HistogramSettings", "ModeCalibration", "NetworkSettings", "Normative", "OperatingPoint",
+    "HistogramSettings", "Limit", "ModeCalibration", "NetworkSettings", "Normative", "OperatingPoint",
     "ReconstructionSettings", "ScoreSettings", "SourceFacts", "Template", "TrainingFacts", "VoxelRate",
     "bundle_identity", "checked_digest", "load_bundle", "read_description", "read_normative", "seal",
     "shipped_bundles", "write_normative",

@@ -6,6 +6,7 @@ where used, and SHA256SUMS over all of them (as `sha256sum` writes it); the bund
 
 import hashlib
 import json
+import math
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
@@ -203,6 +204,22 @@ class ModeCalibration(_Part):
     scan_scores: tuple[float, ...]
     cross_validation: CrossValidation | None = None
 
+    def threshold_at(self, rate: float) -> float | None:
+        """What this share of healthy voxels reaches; None where it was not counted."""
+        return next((entry.threshold for entry in self.voxel_rates if math.isclose(entry.rate, rate)), None)
+
+
+class Limit(_Part):
+    """One number of healthy scans (pipeline/stages/limits.py), and where a scan's is warned about or withheld.
+
+    spread: robust standard deviation. warn, withhold: (least, greatest) value, None for no limit.
+    """
+
+    median: float
+    spread: float
+    warn: tuple[float | None, float | None]
+    withhold: tuple[float | None, float | None]
+
 
 class Calibration(_Part):
     """calibration.json: what was counted on healthy scans with the very analysis that patients get, by score mode."""
@@ -214,6 +231,7 @@ class Calibration(_Part):
     subjects: tuple[str, ...]
     note: str
     modes: dict[ScoreMode, ModeCalibration]
+    limits: dict[str, Limit] = Field(default_factory=dict)
 
     def of(self, mode: ScoreMode) -> ModeCalibration:
         """What was counted for a mode; raises ConfigError where it was not calibrated."""

@@ -67,6 +67,13 @@ def check_coverage(
     return coverage
 
 
+def coverage_warning(coverage: float) -> tuple[str, ...]:
+    """What is told of a field of view that lacks a part of the brain."""
+    if coverage >= COVERAGE_WARNING:
+        return ()
+    return (f"the field of view holds {coverage:.0%} of the brain that is analysed",)
+
+
 def _inside(grid: Grid, points_lps: PointsLPS) -> NDArray[np.bool_]:
     """Which points lie within the grid's voxel edges."""
     index = grid.to_index(points_lps)

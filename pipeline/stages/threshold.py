@@ -7,8 +7,6 @@ from anomalyd.pipeline.bundle import Bundle, ModeCalibration
 from anomalyd.pipeline.settings import AnalysisSettings
 from anomalyd.pipeline.terms import ScoreMode
 
-RATE_TOLERANCE = 1e-9
-
 
 @dataclass(frozen=True, slots=True)
 class Cut:
@@ -36,9 +34,9 @@ def choose_cut(bundle: Bundle, settings: AnalysisSettings) -> Cut:
 
 
 def _at_voxel_rate(counted: ModeCalibration, rate: float) -> tuple[float, str]:
-    for entry in counted.voxel_rates:
-        if abs(entry.rate - rate) < RATE_TOLERANCE:
-            return entry.threshold, f"{rate:.0%} of the voxels of a healthy brain reach it"
+    threshold = counted.threshold_at(rate)
+    if threshold is not None:
+        return threshold, f"{rate:.0%} of the voxels of a healthy brain reach it"
     known = ", ".join(f"{entry.rate:g}" for entry in counted.voxel_rates)
     raise ConfigError(f"pipeline.voxel_rate {rate:g} is not in the bundle's calibration: {known}")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from anomalyd.errors import AnomalydError, ConfigError
 from anomalyd.pipeline.analyse import Judged, Runtime, judge, onto_source, place, rescore
 from anomalyd.pipeline.bundle import CALIBRATION, Bundle, Calibration, CrossValidation, load_bundle, seal
+from anomalyd.pipeline.stages.limits import limits_of
 from anomalyd.pipeline.terms import ScoreMode
 from anomalyd.pipeline.train.cohort import Scan, find_scans
 from anomalyd.pipeline.train.counts import ALLOWED_FINDINGS, ScanCounts, calibrated, count_scan
@@ -37,11 +38,15 @@ class CalibrationReport:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Counted:
-    """One healthy scan, counted in every score mode. has_trained: its subject trained the bundle."""
+    """One healthy scan, counted in every score mode.
+
+    has_trained: its subject trained the bundle. facts: what the limits are set by.
+    """
 
     scan: Scan
     has_trained: bool
     counts: dict[ScoreMode, ScanCounts]
+    facts: dict[str, float]
 
 
 def calibrate_bundle(
@@ -102,7 +107,8 @@ def _count_scans(
             failed.append((scan.name, str(exc)))
             continue
         has_trained = scan.subject in trained
-        counted.append(Counted(scan, has_trained, _count(volume, judged, bundle, has_trained=has_trained)))
+        counts = _count(volume, judged, bundle, has_trained=has_trained)
+        counted.append(Counted(scan, has_trained, counts, judged.facts))
     on_progress(len(scans), len(scans))
     return counted, failed
 
@@ -132,6 +138,7 @@ def _calibration(bundle: Bundle, counted: Sequence[Counted]) -> Calibration:
             mode: calibrated([one.scan for one in evened], [one.counts[mode] for one in evened])
             for mode in bundle.modes
         },
+        limits=limits_of([one.facts for one in evened]),
     )
 
 
