@@ -6,12 +6,12 @@ by chance (one pair among 360) count as one.
 """
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from anomalyd.ids import InstanceUID
+from anomalyd.pipeline.age import years
 from anomalyd.pipeline.finding import Contrast
 from anomalyd.pipeline.read import read_folder, read_volume
 from anomalyd.pipeline.selection import VolumeChoice, choose
@@ -19,10 +19,8 @@ from anomalyd.pipeline.series import InstanceHeader, counted
 from anomalyd.pipeline.settings import PipelineSettings
 from anomalyd.pipeline.volume import Volume
 
-_KEYWORDS = frozenset({"PatientID", "PatientAge", "PatientBirthDate", "StudyDate"})
-_AGE = re.compile(r"(\d{3})([DWMY])")
-_YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
-_DATE = re.compile(r"(\d{4})(\d{2})(\d{2})")
+_AGE_KEYWORDS = ("PatientAge", "PatientBirthDate", "StudyDate")
+_KEYWORDS = frozenset({"PatientID", *_AGE_KEYWORDS})
 SUBJECT_DIGITS = 4  # hexadecimal: 16 bits
 SERIES_DIGITS = 8
 
@@ -93,7 +91,8 @@ def find_series(
         else:
             one = DicomSeries(name, chosen.volume, files)
             where = files[first.instance_uid].parent
-            found.append(SeriesOfSubject(one, where, owner, _scanner(first), _age(first.attributes)))
+            age = years(*(first.attributes[keyword] for keyword in _AGE_KEYWORDS))
+            found.append(SeriesOfSubject(one, where, owner, _scanner(first), age))
     if others:
         skipped.append((f"{len(others)} other series", "; ".join(counted(others))))
     foreign = [why for path, why in unreadable if not path.name.lower().endswith(passed_over or ("\0",))]
@@ -115,15 +114,3 @@ def _digest(text: str, digits: int) -> str:
 def _scanner(first: InstanceHeader) -> str:
     """`Siemens Prisma`, as the header names it."""
     return f"{first.manufacturer} {first.model}".strip() or "scanner not stated"
-
-
-def _age(attributes: Mapping[str, str]) -> float | None:
-    """Years: PatientAge (PS3.5 6.2, AS), else from birth to study; None where neither is stated."""
-    stated = _AGE.fullmatch(attributes["PatientAge"].strip().upper())
-    if stated:
-        return int(stated[1]) * _YEARS[stated[2]]
-    born, studied = (_DATE.match(attributes[key]) for key in ("PatientBirthDate", "StudyDate"))
-    if not born or not studied:
-        return None
-    years = [int(d[1]) + (int(d[2]) - 1) / 12 + (int(d[3]) - 1) / 365.25 for d in (born, studied)]
-    return round(years[1] - years[0], 1) if years[1] >= years[0] else None
