@@ -1,6 +1,8 @@
 """MODEL_CARD.md of a bundle: what it is, what it was made from and under which terms, what it must not be used for."""
 
-from anomalyd.pipeline.bundle import BundleDescription
+import re
+
+from anomalyd.pipeline.bundle import BundleDescription, TrainingFacts
 from anomalyd.pipeline.train.cohort_file import Cohort
 
 
@@ -30,8 +32,9 @@ def model_card(description: BundleDescription, cohort: Cohort) -> str:
         f"{', '.join(training.held_out_subjects)}.{_shared(description)}{_synthetic(cohort)}"
     )
     terms = (
-        "Weights, template and statistics are derived from these scans; whoever passes them on keeps the credits "
-        "above (IXI: CC BY-SA 3.0, brain-development.org) and checks the terms for their use."
+        f"**Licence of the weights, the template and the statistics: {licence_of_weights(training)}** Whoever passes "
+        "them on keeps the credits above. Where a source states no licence its owners' consent is needed for any use "
+        "beyond research."
     )
     purpose = f"One-step denoising diffusion model for {description.contrast} brain MR of adults."
     lines = [f"# {description.id}", "", f"{purpose} **Research use only, not for diagnosis.**", ""]
@@ -39,6 +42,16 @@ def model_card(description: BundleDescription, cohort: Cohort) -> str:
     lines += ["| source | people | terms as stated there |", "|---|---|---|", *rows, "", terms, ""]
     lines += ["Scans that could not be used:", *skipped, ""] if skipped else []
     return "\n".join(lines)
+
+
+def licence_of_weights(training: TrainingFacts) -> str:
+    """What may be done with what was derived from the training scans: the strictest of the terms that are known."""
+    for kind in (r"CC BY-NC(-SA)?( \d\.\d)?", r"CC BY-SA( \d\.\d)?"):
+        for source in training.sources:
+            asked = re.search(kind, source.licence)
+            if asked:
+                return f"{asked[0]}, which the terms of {source.source} ask of what is derived from it."
+    return "whoever trained them decides, within the terms above."
 
 
 def _shared(description: BundleDescription) -> str:

@@ -2,15 +2,26 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import ndimage
 
 from anomalyd.errors import ConfigError
-from anomalyd.pipeline.bundle import bundle_identity, load_bundle, seal, shipped_bundles
+from anomalyd.pipeline.bundle import (
+    MODEL_CARD,
+    bundle_identity,
+    load_bundle,
+    read_description,
+    seal,
+    shipped_bundles,
+)
 from anomalyd.pipeline.finding import Contrast
+from anomalyd.pipeline.train.model_card import licence_of_weights
 from tiny_bundle import tiny_bundle
 
 
@@ -83,3 +94,32 @@ def test_the_shipped_bundles_are_whole_and_small() -> None:
     for path in paths:
         assert load_bundle(path).calibration.of("normative").operating_points
         assert sum(entry.stat().st_size for entry in path.iterdir()) < 20_000_000
+
+
+@pytest.mark.parametrize("path", shipped_bundles(), ids=lambda path: path.name)
+def test_a_shipped_card_names_every_source_its_terms_and_the_licence_of_the_weights(path: Path) -> None:
+    card = (path / MODEL_CARD).read_text(encoding="utf-8")
+    training = read_description(path).training
+    assert licence_of_weights(training) in card
+    for source in training.sources:
+        assert f"| {source.source} | {len(source.subjects)} | {source.licence} |" in card
+    assert not [name for source in training.sources for name in source.subjects if name.startswith("oas1-")]
+    assert training.age_range is not None
+    assert "{:.0f} to {:.0f} years".format(*training.age_range) in card
+
+
+@pytest.mark.parametrize("path", shipped_bundles(), ids=lambda path: path.name)
+def test_a_shipped_template_is_a_mean_of_many_and_holds_nothing_but_brain(path: Path) -> None:
+    bundle = load_bundle(path)
+    people = {name for source in bundle.description.training.sources for name in source.subjects}
+    card = (path / MODEL_CARD).read_text(encoding="utf-8")
+    averaged = re.search(r"mean of the (\d+) stripped, registered training scans", card)
+    assert averaged
+    assert min(len(people), int(averaged[1])) >= 20
+    brain, mask = bundle.template.brain, bundle.template.mask
+    assert not brain.voxels[~mask].any()
+    assert 1000.0 < mask.sum() * brain.grid.voxel_volume_mm3 / 1000.0 < 2000.0
+    # A head would be bright outside its dark skull: the rim of a brain is not brighter than what lies in it.
+    depth_mm = ndimage.distance_transform_edt(mask, sampling=brain.grid.spacing_mm)
+    rim, inner = brain.voxels[(depth_mm > 0) & (depth_mm <= 5)], brain.voxels[depth_mm > 10]
+    assert np.median(rim) < (1.15 if bundle.model.contrast is Contrast.T1W else 2.0) * np.median(inner)
