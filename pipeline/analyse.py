@@ -89,17 +89,14 @@ def analyse(
         torch.set_num_threads(runtime.threads)
     placed = place(volume, bundle, on_stage)
     judged = judge(placed, bundle, mode=cut.mode, runtime=runtime, seed_text=seed_text, on_stage=on_stage)
-    warnings = [*gates.coverage_warning(judged.facts["brain_coverage"])]
-    warnings += check_limits(judged.facts, bundle.calibration.limits)
     on_stage(Stage.MAPBACK)
     maps = onto_source(volume, judged, bundle)
     on_stage(Stage.THRESHOLD)
-    usual = bundle.calibration.of(cut.mode).threshold_at(MARKED_RATE)
-    warnings += check_limits(marked_share(maps.score[maps.brain], usual), bundle.calibration.limits)
+    warnings = check_within_limits(judged, maps, bundle, cut.mode)
     on_stage(Stage.MEASURE)
     measured = measure(maps, volume.grid, cut.threshold, volume.interpolated_slices)
     if measured.left_out:
-        warnings.append(f"{measured.left_out} more regions with lower peaks are left out: the map is flooded")
+        warnings += (f"{measured.left_out} more regions with lower peaks are left out: the map is flooded",)
     return Finding(
         grid=volume.grid,
         model=bundle.model,
@@ -115,7 +112,7 @@ def analyse(
         threshold_text=cut.text,
         score_mode=cut.mode,
         reference_ages=bundle.description.training.age_range,
-        warnings=tuple(warnings),
+        warnings=warnings,
         device=judged.device,
         seeds=judged.seeds,
         facts=judged.facts,
@@ -125,6 +122,14 @@ def analyse(
 def check_calibrated(bundle: Bundle, settings: AnalysisSettings) -> None:
     """Raises ConfigError where the bundle is not calibrated for the score or the rate that is asked for."""
     choose_cut(bundle, settings)
+
+
+def check_within_limits(judged: Judged, maps: SourceMaps, bundle: Bundle, mode: ScoreMode) -> tuple[str, ...]:
+    """Warnings about a scan unlike those that the bundle was calibrated on; raises Withheld for one beyond a limit."""
+    calibration = bundle.calibration
+    usual = calibration.of(mode).threshold_at(MARKED_RATE)
+    measured = {**judged.facts, **marked_share(maps.score[maps.brain], usual)}
+    return (*gates.coverage_warning(judged.facts["brain_coverage"]), *check_limits(measured, calibration.limits))
 
 
 def place(volume: Volume, bundle: Bundle, on_stage: OnStage = lambda _: None) -> Placed:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from anomalyd.errors import AnomalydError, ConfigError, Ineligible
-from anomalyd.pipeline.analyse import Judged, Runtime, judge, onto_source, place
+from anomalyd.pipeline.analyse import Judged, Runtime, check_within_limits, judge, onto_source, place
 from anomalyd.pipeline.bundle import Bundle, load_bundle
 from anomalyd.pipeline.nifti import read_nifti
 from anomalyd.pipeline.settings import AnalysisSettings
@@ -116,6 +116,7 @@ def _evaluate(bundle: Bundle, source: _Source, mask: Path, cut: Cut, device: str
     runtime = Runtime("cuda" if device == "cuda" else "cpu")
     judged = judge(place(volume, bundle), bundle, runtime=runtime, seed_text=source.name)
     maps = onto_source(volume, judged, bundle)
+    check_within_limits(judged, maps, bundle, cut.mode)
     found = measure(maps, volume.grid, cut.threshold, volume.interpolated_slices)
     marked = found.labels > 0
     voxel_ml = volume.grid.voxel_volume_mm3 / 1000.0
