@@ -118,9 +118,14 @@ def test_beyond_the_second_it_is_withheld_with_value_and_limit() -> None:
 def test_scans_of_one_scanner_do_not_narrow_the_limits_to_themselves() -> None:
     alike = limits_of([{"structure_agreement": 0.8, "noise": 0.2}] * 5)
     assert alike["structure_agreement"].warn[0] == pytest.approx(0.68)
-    assert alike["noise"].warn == pytest.approx((0.2 - 3.5 * 0.036, 0.2 + 4 * 0.036))
+    assert alike["noise"].warn == pytest.approx((0.2 - 3.3 * 0.033, 0.2 + 4 * 0.033))
     assert set(alike) == {"structure_agreement", "noise", "marked_share"}
     assert limits_of([]) == {}
+
+
+def test_scans_that_differ_much_do_not_open_the_limits_for_another_contrast() -> None:
+    apart = limits_of([{"structure_agreement": value} for value in (0.5, 0.6, 0.7, 0.8, 0.9)])
+    assert apart["structure_agreement"].withhold[0] == pytest.approx(0.7 - 10 * 0.04)
 
 
 def test_a_flooded_map_is_warned_about_and_one_that_tells_nothing_is_withheld() -> None:
