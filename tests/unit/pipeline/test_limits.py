@@ -125,16 +125,15 @@ def test_scans_of_one_scanner_do_not_narrow_the_limits_to_themselves() -> None:
 
 def test_scans_that_differ_much_do_not_open_the_limits_for_another_contrast() -> None:
     apart = limits_of([{"structure_agreement": value} for value in (0.5, 0.6, 0.7, 0.8, 0.9)])
-    assert apart["structure_agreement"].withhold[0] == pytest.approx(0.7 - 10 * 0.04)
+    assert apart["structure_agreement"].withhold[0] == pytest.approx(0.7 - 12 * 0.04)
 
 
-def test_a_flooded_map_is_warned_about_and_one_that_tells_nothing_is_withheld() -> None:
+def test_a_flooded_map_is_warned_about_and_never_withheld() -> None:
+    """A lesion of a quarter of the brain marks as much as another contrast does."""
     limits = limits_of([{"noise": 0.2}])
     scores = np.linspace(0.0, 1.0, 1001, dtype=np.float32)
     assert check_limits(marked_share(scores, 0.9), limits) == ()
-    assert "flooded (marked share 0.20" in check_limits(marked_share(scores, 0.8), limits)[0]
-    with pytest.raises(Withheld, match=r"at most 0\.400"):
-        check_limits(marked_share(scores, 0.5), limits)
+    assert "flooded (marked share 0.700" in check_limits(marked_share(scores, 0.3), limits)[0][:400]
     assert marked_share(scores, None) == {}
 
 
