@@ -32,7 +32,7 @@ MIN_VOXELS = 200
 MARKED_RATE = 0.05  # the voxel rate by whose threshold a flooded map is told
 MARKED = Limit(median=MARKED_RATE, spread=0.035, warn=(None, 0.20), withhold=(None, None))
 """Share of the brain above it; the same for every bundle, for that is what a voxel rate is. Nothing is withheld: a
-lesion of 390 ml marks as much (0.4 to 0.6, with its surroundings and its mirror image) as another contrast."""
+lesion of 250 ml marks as much (0.3 to 0.6, with its surroundings and its mirror image) as another contrast."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ def limits_of(scans: Sequence[Mapping[str, float]]) -> dict[str, Limit]:
     limits = {"marked_share": MARKED} if scans else {}
     for criterion in CRITERIA:
         values = np.array([scan[criterion.name] for scan in scans if criterion.name in scan])
-        if not len(values):
+        if criterion.name in limits or not len(values):
             continue
         median = float(np.median(values))
         spread = 1.4826 * float(np.median(np.abs(values - median)))  # the standard deviation, were they normal
