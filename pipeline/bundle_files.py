@@ -127,7 +127,7 @@ class GateSettings(_Part):
     """Outside of these a scan is withheld."""
 
     brain_ml: tuple[float, float] = (750.0, 2300.0)
-    similarity: float = 0.70
+    similarity: float = 0.60
     coverage: float = 0.80
     scale: tuple[float, float] = (0.5, 1.9)
 

@@ -140,7 +140,7 @@ def test_what_cannot_be_judged_is_withheld_with_its_criterion(sick: Volume, bund
     few = Volume(sick.voxels[30:36], Grid((6, *shape[1:]), sick.grid.index_to_lps))
     low_half = Volume(sick.voxels[:34], Grid((34, *shape[1:]), sick.grid.index_to_lps))
     inverted = np.where(sick.voxels > 0, 1000.0 - sick.voxels, 0.0).astype(np.float32)  # as another contrast is
-    strict = _gated(bundle, GateSettings(brain_ml=(300.0, 2300.0)))
+    strict = _gated(bundle, GateSettings(brain_ml=(300.0, 2300.0), similarity=0.7))
     cases = {
         "constant_image": (constant, bundle),
         "slices": (few, bundle),
