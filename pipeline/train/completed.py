@@ -9,16 +9,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalyd.errors import AnomalydError
 from anomalyd.pipeline.bundle import Template
-from anomalyd.pipeline.stages import gates
 from anomalyd.pipeline.stages.normalise import CEILING, PERCENTILES, piecewise, strictly_rising
 from anomalyd.pipeline.stages.orient import resample
-from anomalyd.pipeline.stages.prepare import Boxed, Upright, align, boxed, standardise
+from anomalyd.pipeline.stages.prepare import Boxed, Upright, align, standardise
 from anomalyd.pipeline.terms import Contrast
 from anomalyd.pipeline.train.cohort import Found, Scan, Split
 from anomalyd.pipeline.train.cohort_file import LEVELS, Cohort, key_of, load_cohort, save_cohort
-from anomalyd.pipeline.train.prepare import OnScan, OnSkip, head_of
+from anomalyd.pipeline.train.prepare import OnScan, OnSkip, boxes_of, heads_of
 from anomalyd.pipeline.train.recipe import gates_of
 from anomalyd.pipeline.train.synthetic_contrast import SYNTHETIC, VERSION, synthesise, typical
 from anomalyd.pipeline.train.template import mean_template
@@ -48,27 +46,14 @@ def complete_cohort(
         skipped.append((scan.name, why))
         on_skip(str(scan.path), why)
 
+    def tell(done: int, of: int, what: str) -> None:
+        on_scan(done, of, f"{what}, {contrast}")
+
     scans = (*split.train, *split.held_out)
     trained = {scan.subject for scan in split.train}
-    heads: list[tuple[Scan, Upright]] = []
-    for number, scan in enumerate(scans):
-        on_scan(number, 2 * len(scans), f"brain masks, {contrast}")
-        try:
-            heads.append((scan, head_of(scan)))
-        except AnomalydError as exc:
-            skip(scan, str(exc))
+    heads = heads_of(scans, tell, skip)
     template = completed_template(t1w, contrast, [head for scan, head in heads if scan.subject in trained])
-    used: list[tuple[Scan, Boxed]] = []
-    limits = gates_of(contrast)
-    for number, (scan, head) in enumerate(heads):
-        on_scan(len(scans) + number, 2 * len(scans), f"registration, {contrast}")
-        try:
-            registration = align(head, template)
-            gates.check_registration(registration, limits)
-            gates.check_coverage(head.volume, registration, template, t1w.box, limits)
-            used.append((scan, boxed(scan.read(), head, registration, t1w.box)))
-        except AnomalydError as exc:
-            skip(scan, str(exc))
+    used = boxes_of(heads, template, t1w.box, gates_of(contrast), on_scan=tell, skip=skip, scan_count=len(scans))
     cohort = _completed(t1w, contrast, template, used, trained=trained, seed=seed)
     cohort = replace(cohort, skipped=tuple(skipped), split_seed=seed)
     save_cohort(cache, cohort, key)

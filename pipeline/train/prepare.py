@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from anomalyd.errors import AnomalydError, ConfigError, Withheld
-from anomalyd.pipeline.bundle import GateSettings
+from anomalyd.pipeline.bundle import GateSettings, Template
 from anomalyd.pipeline.finding import Contrast
 from anomalyd.pipeline.stages import gates
 from anomalyd.pipeline.stages.normalise import CEILING
@@ -18,6 +18,7 @@ from anomalyd.pipeline.train.cohort import Scan, Split
 from anomalyd.pipeline.train.cohort_file import LEVELS, Cohort, key_of, load_cohort, save_cohort
 from anomalyd.pipeline.train.recipe import Preparation
 from anomalyd.pipeline.train.template import TEMPLATE_MM, box_of, build_template, centred_box
+from anomalyd.pipeline.volume import Grid
 
 MIN_TEMPLATE_PEOPLE = 20
 MIN_BRAIN_ML = 700.0
@@ -25,6 +26,7 @@ SHOWN_REASONS = 10
 
 OnScan = Callable[[int, int, str], None]
 OnSkip = Callable[[str, str], None]
+Skip = Callable[[Scan, str], None]
 
 
 def check_split(split: Split, contrast: Contrast = Contrast.T1W) -> None:
@@ -91,13 +93,7 @@ def _make(
         skipped.append((scan.name, why))
         on_skip(str(scan.path), why)
 
-    heads: list[tuple[Scan, Upright]] = []
-    for number, scan in enumerate(scans):
-        on_scan(number, 2 * len(scans), "brain masks")
-        try:
-            heads.append((scan, head_of(scan)))
-        except AnomalydError as exc:
-            skip(scan, str(exc))
+    heads = heads_of(scans, on_scan, skip)
     trained = {scan.subject for scan in split.train}
     _check_people({scan.subject for scan, _ in heads} & trained, skipped)
     on_scan(len(scans), 2 * len(scans), "group template")
@@ -107,17 +103,7 @@ def _make(
         box = centred_box(template.mask, grid, box_shape, TEMPLATE_MM)
     else:
         box = box_of(template.mask, grid, box_shape)
-    used: list[tuple[Scan, Boxed]] = []
-    limits = GateSettings()
-    for number, (scan, head) in enumerate(heads):
-        on_scan(len(scans) + number, 2 * len(scans), "registration")
-        try:
-            volume, registration = scan.read(), align(head, template)
-            gates.check_registration(registration, limits)
-            gates.check_coverage(volume, registration, template, box, limits)
-            used.append((scan, boxed(volume, head, registration, box)))
-        except AnomalydError as exc:
-            skip(scan, str(exc))
+    used = boxes_of(heads, template, box, GateSettings(), on_scan=on_scan, skip=skip, scan_count=len(scans))
     is_train = np.array([scan.subject in trained for scan, _ in used], dtype=np.bool_)
     _check_people({scan.subject for scan, _ in used} & trained, skipped)
     straight = [standardise(box, None) for _, box in used]
@@ -139,6 +125,42 @@ def _make(
         split.seed,
         preparation,
     )
+
+
+def heads_of(scans: Sequence[Scan], on_scan: OnScan, skip: Skip) -> list[tuple[Scan, Upright]]:
+    """Each scan that can be used, upright with its brain; skip(scan, reason) is called for the others."""
+    heads: list[tuple[Scan, Upright]] = []
+    for number, scan in enumerate(scans):
+        on_scan(number, 2 * len(scans), "brain masks")
+        try:
+            heads.append((scan, head_of(scan)))
+        except AnomalydError as exc:
+            skip(scan, str(exc))
+    return heads
+
+
+def boxes_of(
+    heads: Sequence[tuple[Scan, Upright]],
+    template: Template,
+    box: Grid,
+    limits: GateSettings,
+    *,
+    on_scan: OnScan,
+    skip: Skip,
+    scan_count: int,
+) -> list[tuple[Scan, Boxed]]:
+    """Each brain registered and in the box; skip(scan, reason) is called where a gate does not let it through."""
+    boxes: list[tuple[Scan, Boxed]] = []
+    for number, (scan, head) in enumerate(heads):
+        on_scan(scan_count + number, 2 * scan_count, "registration")
+        try:
+            volume, registration = scan.read(), align(head, template)
+            gates.check_registration(registration, limits)
+            gates.check_coverage(volume, registration, template, box, limits)
+            boxes.append((scan, boxed(volume, head, registration, box)))
+        except AnomalydError as exc:
+            skip(scan, str(exc))
+    return boxes
 
 
 def head_of(scan: Scan) -> Upright:

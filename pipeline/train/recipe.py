@@ -59,9 +59,8 @@ class Recipe:
         return self.score or SCORES[contrast]
 
 
-# Chosen on made-up lesions in people who never trained (`anomalyd insert-lesions`) and checked on one real case of each
-# contrast (docs/decisions/0090): dark counts on T1w, bright on the others. The brighter a contrast shows lesions, the
-# more the image itself says: on FLAIR smoothing and the network's part only lose.
+# docs/decisions/0090. T1w: chosen on made-up lesions in people who never trained. T2w and FLAIR: on the one real case
+# that there is of each, where the brighter a contrast shows lesions, the more the image itself says.
 SCORES: dict[Contrast, ScoreSettings] = {
     Contrast.T1W: ScoreSettings(
         mode="normative",

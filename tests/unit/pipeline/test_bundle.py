@@ -92,7 +92,9 @@ def test_the_shipped_bundles_are_whole_and_small() -> None:
     paths = shipped_bundles()
     assert paths
     for path in paths:
-        assert load_bundle(path).calibration.of("normative").operating_points
+        calibration = load_bundle(path).calibration
+        assert all(calibration.of(mode).operating_points for mode in ("normative", "paper"))
+        assert {"structure_agreement", "reconstruction_error", "noise"} <= set(calibration.limits)
         assert sum(entry.stat().st_size for entry in path.iterdir()) < 20_000_000
 
 
