@@ -20,6 +20,8 @@ class AlarmKind(StrEnum):
     JOB_FAILED = "job_failed"
     DELIVERY_GAVE_UP = "delivery_gave_up"
     DELIVERY_REFUSED = "delivery_refused"
+    DELIVERY_UNCONFIRMED = "delivery_unconfirmed"
+    COMMITMENT_NOT_TOLD = "commitment_not_told"
     CONFLICTING_INSTANCE = "conflicting_instance"
     DISK_FLOOR = "disk_floor"
     AUDIT_BROKEN = "audit_broken"

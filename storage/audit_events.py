@@ -42,13 +42,23 @@ class AuditKind(StrEnum):
 
     SENDING = "sending"
     SENT = "sent"
+    ASKED = "confirmation_asked"
+    """A destination was asked whether it has what was sent (storage commitment or a query)."""
     CONFIRMED = "confirmed"
+    MISSING = "reported_missing"
+    """The destination says that it does not have it, though it answered success."""
+    UNANSWERED = "confirmation_unanswered"
+    """It could not be asked, or its answer says nothing about these."""
     RETRIED = "retried"
     REFUSED_BY_PEER = "refused_by_peer"
     GAVE_UP = "gave_up"
     REVIVED = "revived"
     """A delivery to be tried again, by hand."""
     DELIVERY_CLOSED = "delivery_closed"
+    COMMITMENT_REQUESTED = "commitment_requested"
+    """A sender asks us to commit to what it has stored here."""
+    COMMITMENT_REPORTED = "commitment_reported"
+    """What we told it; or that it could not be told."""
 
     PURGED = "purged"
     """A study forgotten on request."""
@@ -155,12 +165,17 @@ VOCABULARY: Mapping[AuditKind, DicomEvent] = {
     AuditKind.REQUEUED: _STEP,
     AuditKind.SENDING: DicomEvent(EventID.BEGIN_TRANSFERRING_DICOM_INSTANCES, Action.EXECUTE),
     AuditKind.SENT: _TRANSFER,
+    AuditKind.ASKED: DicomEvent(EventID.QUERY, Action.EXECUTE),
     AuditKind.CONFIRMED: DicomEvent(EventID.QUERY, Action.EXECUTE),
+    AuditKind.MISSING: DicomEvent(EventID.QUERY, Action.EXECUTE),
+    AuditKind.UNANSWERED: DicomEvent(EventID.QUERY, Action.EXECUTE),
     AuditKind.RETRIED: _TRANSFER,
     AuditKind.REFUSED_BY_PEER: _TRANSFER,
     AuditKind.GAVE_UP: _TRANSFER,
     AuditKind.REVIVED: _TRANSFER,
     AuditKind.DELIVERY_CLOSED: _TRANSFER,
+    AuditKind.COMMITMENT_REQUESTED: DicomEvent(EventID.QUERY, Action.EXECUTE),
+    AuditKind.COMMITMENT_REPORTED: DicomEvent(EventID.QUERY, Action.EXECUTE),
     AuditKind.PURGED: _DELETED,
     AuditKind.ERASED: _DELETED,
     AuditKind.EXPIRED: _DELETED,

@@ -18,6 +18,7 @@ _PAGE_ROWS = 1000
 _PER_IMAGE = {
     AuditKind.RECEIVED, AuditKind.DUPLICATE, AuditKind.SENDING, AuditKind.SENT, AuditKind.CONFIRMED,
     AuditKind.RETRIED, AuditKind.REFUSED_BY_PEER, AuditKind.GAVE_UP, AuditKind.REVIVED, AuditKind.DELIVERY_CLOSED,
+    AuditKind.MISSING, AuditKind.UNANSWERED,
 }  # fmt: skip
 """Kinds that come once per image or result."""
 

@@ -9,10 +9,12 @@ from sqlalchemy import func, select, update
 
 from anomalyd.storage import tables as t
 from anomalyd.storage.clock import from_text
+from anomalyd.storage.confirmation_tables import CommitmentRequest
 from anomalyd.storage.engine import Store
 from anomalyd.storage.tables import DeliveryState, JobState
 
 LOOKED_AT = 5000
+WAITING = (DeliveryState.DUE, DeliveryState.SENDING, DeliveryState.SENT)
 
 
 def ahead_of_clock(store: Store) -> timedelta:
@@ -35,7 +37,8 @@ def move_back(store: Store, by: timedelta) -> int:
     moved = 0
     with store.write() as connection:
         for key, column, waits in (
-            (t.Delivery.id, t.Delivery.next_at, t.Delivery.state.in_((DeliveryState.DUE, DeliveryState.SENDING))),
+            (t.Delivery.id, t.Delivery.next_at, t.Delivery.state.in_(WAITING)),
+            (CommitmentRequest.id, CommitmentRequest.next_at, CommitmentRequest.ended_at.is_(None)),
             (t.Job.id, t.Job.not_before, t.Job.state == JobState.QUEUED),
             (t.Job.id, t.Job.lease_until, t.Job.state == JobState.LEASED),
         ):

@@ -7,30 +7,33 @@ change (closed by hand meanwhile, confirmed already) is left alone.
 """
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, select, update
 
 from anomalyd.storage import delivery_audit as told
 from anomalyd.storage import tables as t
 from anomalyd.storage.audit_events import AuditKind, Outcome
+from anomalyd.storage.confirmation_tables import Confirmation
 from anomalyd.storage.crash import crash_point
-from anomalyd.storage.delivery_rows import DeliveryRow, read, rows
+from anomalyd.storage.delivery_rows import DeliveryRow, change, pick, read, rows
 from anomalyd.storage.engine import Store
 from anomalyd.storage.tables import DeliveryState
 
 __all__ = [
-    "BackOff", "DeliveryRow", "awaiting_confirmation", "close_deliveries", "close_of_job", "deliveries",
-    "destinations_due", "due", "mark_confirmed", "mark_refused", "mark_retry", "mark_sending", "mark_sent", "put_back",
-    "recover_sending", "retry_deliveries",
+    "MAY_BE_CONFIRMED", "BackOff", "DeliveryRow", "awaiting_confirmation", "close_deliveries", "close_of_job",
+    "confirm", "deliveries", "destinations_due", "due", "mark_confirmed", "mark_refused", "mark_retry", "mark_sending",
+    "mark_sent", "put_back", "recover_sending", "retry_deliveries",
 ]  # fmt: skip
 
 _ON_THE_WAY = (DeliveryState.DUE, DeliveryState.SENDING, DeliveryState.SENT)
 # What was answered is true also for a delivery that was closed while it was on the wire.
 _MAY_BE_SENT = (DeliveryState.DUE, DeliveryState.SENDING, DeliveryState.SENT, DeliveryState.CLOSED)
+# A report may come after it was given up: it is true all the same.
+MAY_BE_CONFIRMED = (*_MAY_BE_SENT, DeliveryState.GAVE_UP)
 _SETTLED = (DeliveryState.CONFIRMED, DeliveryState.CLOSED)
 _STUCK = (DeliveryState.GAVE_UP, DeliveryState.REFUSED)
 
@@ -98,20 +101,21 @@ def mark_sending(store: Store, ids: Sequence[int], timeout: timedelta) -> tuple[
     """due -> sending; gives the ids that this call has taken (another dispatcher may have been faster)."""
     now = store.clock()
     with store.write() as connection:
-        chosen = _pick(connection, ids, _is_due(now))
-        _change(connection, chosen, state=DeliveryState.SENDING, next_at=now + timeout)
+        chosen = pick(connection, ids, _is_due(now))
+        change(connection, chosen, state=DeliveryState.SENDING, next_at=now + timeout)
         told.batch(connection, chosen, AuditKind.SENDING, now)
         crash_point("delivery.before_send_commit")
     return tuple(row.id for row in chosen)
 
 
 def mark_sent(store: Store, ids: Sequence[int], status: int = 0) -> None:
-    """sending -> sent: the destination answered success (or a warning) for each of these."""
+    """sending -> sent: the destination answered success (or a warning) for each; it may be asked about them now."""
     crash_point("delivery.after_send_before_row")
     now = store.clock()
     with store.write() as connection:
-        chosen = _pick(connection, ids, t.Delivery.state.in_(_MAY_BE_SENT))
-        _change(connection, chosen, state=DeliveryState.SENT, sent_at=now, status=status, error=None, count=True)
+        chosen = pick(connection, ids, t.Delivery.state.in_(_MAY_BE_SENT))
+        sent = {"state": DeliveryState.SENT, "sent_at": now, "next_at": now, "status": status, "error": None}
+        change(connection, chosen, **sent, count=True)
         told.each(connection, chosen, AuditKind.SENT, now, detail={"status": f"0x{status:04X}"})
 
 
@@ -119,17 +123,22 @@ def mark_confirmed(store: Store, ids: Sequence[int], how: str) -> None:
     """sent -> confirmed; how: "storage commitment", "query", or "response" where the destination confirms nothing."""
     now = store.clock()
     with store.write() as connection:
-        chosen = _pick(connection, ids, t.Delivery.state.in_(_MAY_BE_SENT))
-        _change(connection, chosen, state=DeliveryState.CONFIRMED, confirmed_at=now, error=None)
-        told.each(connection, chosen, AuditKind.CONFIRMED, now, detail={"how": how})
+        chosen = pick(connection, ids, t.Delivery.state.in_(MAY_BE_CONFIRMED))
+        confirm(connection, chosen, now, {"how": how})
+
+
+def confirm(connection: Connection, chosen: Sequence[DeliveryRow], now: datetime, detail: Mapping[str, Any]) -> None:
+    """-> confirmed, with audit rows, in the caller's transaction. detail: how (as `mark_confirmed`), and what else."""
+    change(connection, chosen, state=DeliveryState.CONFIRMED, confirmed_at=now, error=None)
+    told.each(connection, chosen, AuditKind.CONFIRMED, now, detail=detail)
 
 
 def mark_refused(store: Store, ids: Sequence[int], error: str, *, status: int | None = None) -> None:
     """-> refused, with an alarm: no retry can mend it (SOP class not taken, not authorised). error: no patient data."""
     now = store.clock()
     with store.write() as connection:
-        chosen = _pick(connection, ids, t.Delivery.state.in_(_ON_THE_WAY))
-        _change(connection, chosen, state=DeliveryState.REFUSED, status=status, error=error, count=True)
+        chosen = pick(connection, ids, t.Delivery.state.in_(_ON_THE_WAY))
+        change(connection, chosen, state=DeliveryState.REFUSED, status=status, error=error, count=True)
         told.each(
             connection, chosen, AuditKind.REFUSED_BY_PEER, now, detail=_why(error, status), outcome=Outcome.SERIOUS
         )
@@ -151,15 +160,15 @@ def mark_retry(
     """
     now = store.clock()
     with store.write() as connection:
-        chosen = _pick(connection, ids, t.Delivery.state.in_(_ON_THE_WAY))
+        chosen = pick(connection, ids, t.Delivery.state.in_(_ON_THE_WAY))
         lost = [row for row in chosen if now - row.since >= back_off.give_up_after]
         again = [row for row in chosen if now - row.since < back_off.give_up_after]
         wait = back_off.wait(1 + min((row.attempts for row in again), default=0), chance)
         next_at = now + wait
-        _change(connection, again, state=DeliveryState.DUE, next_at=next_at, status=status, error=error, count=True)
+        change(connection, again, state=DeliveryState.DUE, next_at=next_at, status=status, error=error, count=True)
         detail = {**_why(error, status), "again_in_s": round(wait.total_seconds(), 1)}
         told.each(connection, again, AuditKind.RETRIED, now, detail=detail, outcome=Outcome.MINOR)
-        _change(connection, lost, state=DeliveryState.GAVE_UP, status=status, error=error, count=True)
+        change(connection, lost, state=DeliveryState.GAVE_UP, status=status, error=error, count=True)
         told.each(connection, lost, AuditKind.GAVE_UP, now, detail=_why(error, status), outcome=Outcome.SERIOUS)
         told.alarm_gave_up(connection, lost, error, now)
     return tuple(row.id for row in lost)
@@ -169,8 +178,8 @@ def close_deliveries(store: Store, ids: Sequence[int], why: str) -> None:
     """-> closed, by hand: it will not be sent, and retention need not wait for it."""
     now = store.clock()
     with store.write() as connection:
-        chosen = _pick(connection, ids, t.Delivery.state.not_in(_SETTLED))
-        _change(connection, chosen, state=DeliveryState.CLOSED, error=why)
+        chosen = pick(connection, ids, t.Delivery.state.not_in(_SETTLED))
+        change(connection, chosen, state=DeliveryState.CLOSED, error=why)
         told.each(connection, chosen, AuditKind.DELIVERY_CLOSED, now, detail={"reason": why})
 
 
@@ -188,8 +197,9 @@ def retry_deliveries(store: Store, job_id: int) -> int:
     now = store.clock()
     with store.write() as connection:
         stuck = select(t.Delivery.id).where(t.Delivery.job_id == job_id, t.Delivery.state.in_(_STUCK))
-        chosen = _pick(connection, connection.execute(stuck).scalars().all(), t.Delivery.state.in_(_STUCK))
-        _change(connection, chosen, state=DeliveryState.DUE, next_at=now, since=now, attempts=0)
+        chosen = pick(connection, connection.execute(stuck).scalars().all(), t.Delivery.state.in_(_STUCK))
+        change(connection, chosen, state=DeliveryState.DUE, next_at=now, since=now, attempts=0)
+        connection.execute(delete(Confirmation).where(Confirmation.delivery_id.in_([row.id for row in chosen])))
         told.each(connection, chosen, AuditKind.REVIVED, now, detail={"by": "hand"})
     return len(chosen)
 
@@ -198,8 +208,8 @@ def put_back(store: Store, ids: Sequence[int]) -> None:
     """sending -> due at once, no attempt counted: taken, and not tried (the dispatcher stops)."""
     now = store.clock()
     with store.write() as connection:
-        taken = _pick(connection, ids, t.Delivery.state == DeliveryState.SENDING)
-        _change(connection, taken, state=DeliveryState.DUE, next_at=now)
+        taken = pick(connection, ids, t.Delivery.state == DeliveryState.SENDING)
+        change(connection, taken, state=DeliveryState.DUE, next_at=now)
 
 
 def recover_sending(store: Store) -> int:
@@ -211,18 +221,6 @@ def recover_sending(store: Store) -> int:
 
 def _is_due(now: datetime) -> ColumnElement[bool]:
     return and_(t.Delivery.state.in_((DeliveryState.DUE, DeliveryState.SENDING)), t.Delivery.next_at <= now)
-
-
-def _pick(connection: Connection, ids: Iterable[int], condition: ColumnElement[bool]) -> tuple[DeliveryRow, ...]:
-    return read(connection, rows().where(t.Delivery.id.in_(list(ids)), condition).order_by(t.Delivery.id))
-
-
-def _change(connection: Connection, chosen: Sequence[DeliveryRow], *, count: bool = False, **values: Any) -> None:
-    if count:
-        values["attempts"] = t.Delivery.attempts + 1
-    if chosen:
-        these = update(t.Delivery).where(t.Delivery.id.in_([row.id for row in chosen]))
-        connection.execute(these.values(**values))
 
 
 def _why(error: str, status: int | None) -> dict[str, Any]:

@@ -49,8 +49,15 @@ def each(
     )
 
 
-def batch(connection: Connection, rows: Sequence[DeliveryRow], kind: AuditKind, at: datetime) -> None:
-    """One audit row per job and destination, with the count."""
+def batch(
+    connection: Connection,
+    rows: Sequence[DeliveryRow],
+    kind: AuditKind,
+    at: datetime,
+    *,
+    detail: Mapping[str, Any] | None = None,
+) -> None:
+    """One audit row per job and destination, with the count, and what `detail` adds."""
     events = []
     for group in _by_job(rows):
         first = group[0]
@@ -63,7 +70,7 @@ def batch(connection: Connection, rows: Sequence[DeliveryRow], kind: AuditKind, 
                 job_id=first.job_id,
                 destination=first.destination,
                 bundle=first.bundle,
-                detail={"objects": len(group), "attempt": first.attempts + 1},
+                detail={"objects": len(group), "attempt": first.attempts + 1, **(detail or {})},
                 **pseudonym(connection, first.study_uid),
             )
         )
@@ -109,3 +116,23 @@ def _by_job(rows: Sequence[DeliveryRow]) -> list[list[DeliveryRow]]:
         return row.job_id, row.destination
 
     return [list(group) for _, group in groupby(sorted(rows, key=key), key=key)]
+
+
+def alarm_unconfirmed(connection: Connection, rows: Sequence[DeliveryRow], error: str, at: datetime) -> None:
+    """One alarm per job and destination: it is not proven that these lie there, and no more is done about it."""
+    for group in _by_job(rows):
+        text = f"{len(group)} results of job {group[0].job_id} are not confirmed at {group[0].destination}: {error}"
+        _raise(connection, group, AlarmKind.DELIVERY_UNCONFIRMED, text, at)
+
+
+def alarm_not_answering(connection: Connection, destination: str, error: str, at: datetime) -> None:
+    """One alarm per destination: it takes results and does not confirm them; asking goes on."""
+    alarm = NewAlarm(
+        kind=AlarmKind.DELIVERY_UNCONFIRMED,
+        subject=f"destination {destination}",
+        text=f"{destination} does not confirm what was sent there: {error}",
+        next_step=f"`anomalyd check` tries {destination}; asking goes on by itself",
+        at=at,
+        destination=destination,
+    )
+    raise_alarm(connection, alarm)

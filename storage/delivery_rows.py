@@ -1,10 +1,11 @@
 """Deliveries as values."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import ColumnElement, Connection, Select, select, update
 
 from anomalyd.ids import Digest, InstanceUID, SeriesUID, StudyUID
 from anomalyd.storage import tables as t
@@ -62,3 +63,17 @@ def rows() -> Select[Any]:
 def read(connection: Connection, wanted: Select[Any]) -> tuple[DeliveryRow, ...]:
     """Deliveries of a query that began with `rows`."""
     return tuple(DeliveryRow(**row) for row in connection.execute(wanted).mappings())
+
+
+def pick(connection: Connection, ids: Iterable[int], condition: ColumnElement[bool]) -> tuple[DeliveryRow, ...]:
+    """Those of these deliveries that the condition still holds for."""
+    return read(connection, rows().where(t.Delivery.id.in_(list(ids)), condition).order_by(t.Delivery.id))
+
+
+def change(connection: Connection, chosen: Sequence[DeliveryRow], *, count: bool = False, **values: Any) -> None:
+    """New values for these deliveries; count: one attempt more."""
+    if count:
+        values["attempts"] = t.Delivery.attempts + 1
+    if chosen:
+        these = update(t.Delivery).where(t.Delivery.id.in_([row.id for row in chosen]))
+        connection.execute(these.values(**values))

@@ -10,6 +10,7 @@ from anomalyd.storage import audit_key
 from anomalyd.storage import tables as t
 from anomalyd.storage.audit_head import GENESIS, AuditHead, Link, read_head
 from anomalyd.storage.clock import to_text
+from anomalyd.storage.confirmation_tables import Commitment
 
 WRITES = "anomalyd_writes"
 DURABLE = "anomalyd_durable"
@@ -46,7 +47,7 @@ def prepare(engine: Engine, root: Path, key: bytes, now: datetime) -> AuditHead:
     with engine.connect() as bare:
         connection = bare.execution_options(**{WRITES: True, DURABLE: True})
         with connection.begin():
-            t.Base.metadata.create_all(connection)
+            Commitment.metadata.create_all(connection)
             facts = {row.key: row.value for row in connection.execute(select(t.Meta.key, t.Meta.value))}
             is_new = not facts
             if is_new:
