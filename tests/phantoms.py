@@ -84,6 +84,8 @@ class PhantomWriter:
     """How the series is acquired and written; every field has a default that makes a small, clean T1w series."""
 
     plane: Plane = "axial"
+    cosines: tuple[PointLPS, PointLPS] | None = None
+    """Of a row and of a column, instead of those of the plane: any of the 24 orientations along the axes."""
     order: Order = "forward"
     """Along the slice normal, as InstanceNumber counts; shuffled: in no order."""
     flips: tuple[Flip, ...] = ()
@@ -113,8 +115,8 @@ class PhantomWriter:
 
     def grid(self) -> Grid:
         """The grid of the full stack, slice index along the normal."""
-        row_cosine, column_cosine = (np.array(v, dtype=np.float64) for v in _COSINES[self.plane])
-        if self.plane == "oblique":
+        row_cosine, column_cosine = (np.array(v, dtype=np.float64) for v in self.cosines or _COSINES[self.plane])
+        if self.plane == "oblique" and self.cosines is None:
             turn = _rotation(_OBLIQUE_DEG)
             row_cosine, column_cosine = turn @ row_cosine, turn @ column_cosine
         row_cosine = -row_cosine if "columns" in self.flips else row_cosine

@@ -5,7 +5,6 @@ dciodvfy and dcentvfy may complain of what the source already has, and of nothin
 
 import re
 import subprocess
-import sys
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -13,13 +12,13 @@ from pathlib import Path
 import highdicom
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813 - the name that its documentation uses
 
 from anomalyd.ids import Digest
 from anomalyd.pipeline.finding import Sign
 from anomalyd.pipeline.results.build import build_results
 from anomalyd.pipeline.results.objects import ResultContext, ResultKind, ResultObject
 from conftest import RequirePeer
+from dcmqi_reader import segment_points
 from findings import BRIGHT, DARK, JOB_TIME, ReadSeries, context_of, finding_of, read_series
 from phantoms import PATIENT_MARKERS, PLANES, PhantomWriter, Plane
 
@@ -118,19 +117,13 @@ def test_dcmqi_and_highdicom_read_back_every_voxel(plane: Plane, is_enhanced: bo
 def assert_dcmqi_reads(results: Sequence[ResultObject], context: ResultContext, folder: Path) -> None:
     """segimage2itkimage gives the voxels that were put in, at their LPS points (ITK images are LPS)."""
     finding = context.finding
-    (folder / "seg.dcm").write_bytes(results[-1].data)
-    program = Path(sys.executable).parent / "segimage2itkimage"
-    files = ["--inputDICOM", str(folder / "seg.dcm"), "--outputDirectory", str(folder), "--outputType", "nii"]
-    subprocess.run([program, *files], check=True, capture_output=True)
-    for lesion in finding.lesions:
-        image = sitk.ReadImage(str(folder / f"{lesion.number}.nii"))
-        marked = np.argwhere(sitk.GetArrayFromImage(image))[:, ::-1]
-        points = np.array([image.TransformIndexToPhysicalPoint([int(i) for i in index]) for index in marked])
+    found = segment_points(results[-1].data, [lesion.number for lesion in finding.lesions], folder / "dcmqi")
+    for number, points in found.items():
         indices = finding.grid.to_index(points)
         assert np.abs(indices - np.rint(indices)).max() < 0.02
         slices, rows, columns = np.rint(indices).astype(int).T
-        assert (finding.labels[slices, rows, columns] == lesion.number).all()
-        assert len(marked) == np.count_nonzero(finding.labels == lesion.number)
+        assert (finding.labels[slices, rows, columns] == number).all()
+        assert len(points) == np.count_nonzero(finding.labels == number)
 
 
 def assert_highdicom_reads(results: Sequence[ResultObject], context: ResultContext) -> None:
