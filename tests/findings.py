@@ -7,13 +7,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 
 from anomalyd.ids import Digest
 from anomalyd.pipeline.finding import Contrast, Finding, Lesion, Model, Sign
+from anomalyd.pipeline.part10 import open_part10, read_header
 from anomalyd.pipeline.read import read_folder, read_volume
-from anomalyd.pipeline.results.objects import ResultContext
+from anomalyd.pipeline.results.objects import ResultContext, ResultKind, ResultObject
 from anomalyd.pipeline.selection import VolumeChoice, choose
 from anomalyd.pipeline.settings import PipelineSettings
 from anomalyd.pipeline.volume import BoolMap, FloatMap, Grid, Volume
@@ -34,7 +35,7 @@ class ReadSeries:
 
     choice: VolumeChoice
     volume: Volume
-    headers: tuple[pydicom.Dataset, ...]
+    headers: tuple[Dataset, ...]
     warnings: tuple[str, ...]
 
 
@@ -44,8 +45,14 @@ def read_series(folder: Path) -> ReadSeries:
     chosen = choose(header, PipelineSettings(), frozenset(Contrast))
     assert chosen.volume is not None, chosen.reason
     volume = read_volume(chosen.volume, lambda uid: paths[uid].read_bytes())
-    headers = tuple(pydicom.dcmread(paths[uid], stop_before_pixels=True) for uid, _ in chosen.volume.instances)
+    headers = tuple(read_header(open_part10(paths[uid]))[0] for uid, _ in chosen.volume.instances)  # as the worker
     return ReadSeries(chosen.volume, volume, headers, chosen.warnings)
+
+
+def only(results: Sequence[ResultObject], kind: ResultKind) -> ResultObject:
+    """The one result of a kind."""
+    (found,) = (one for one in results if one.kind is kind)
+    return found
 
 
 def finding_of(volume: Volume, balls: Sequence[Ball]) -> Finding:
