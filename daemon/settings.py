@@ -20,6 +20,7 @@ from anomalyd.daemon import config_file
 from anomalyd.errors import ConfigError
 from anomalyd.ids import AETitle, ae_title, byte_count, duration_s
 from anomalyd.pipeline.settings import PipelineSettings
+from anomalyd.pipeline.terms import DEFAULT_KINDS, ResultKind
 from anomalyd.storage.settings import StorageSettings
 
 ANYBODY = "any"
@@ -53,6 +54,13 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class ReportAddress(_Section):
+    """Where a sender takes the answer to its storage commitment, on an association that we open."""
+
+    host: Annotated[str, Field(min_length=1)]
+    port: Port
+
+
 class Peer(_Section):
     """Who may send. A bare text in the list is its AE title."""
 
@@ -62,6 +70,8 @@ class Peer(_Section):
     """Address or network that it must come from; None: from anywhere."""
     called: Title | None = None
     """AE title that it must call us by; None: `daemon.ae_title`."""
+    report_to: ReportAddress | None = None
+    """Where its storage commitments are answered; None: on the association that it asked on, only."""
 
     @model_validator(mode="before")
     @classmethod
@@ -74,6 +84,14 @@ class Peer(_Section):
         return self.ae_title == ANYBODY
 
 
+class AskAt(_Section):
+    """Another entity of the same PACS: where it is asked, if not where it stores."""
+
+    ae_title: Title
+    host: Annotated[str, Field(min_length=1)]
+    port: Port
+
+
 class Destination(_Section):
     """A PACS that results are sent to."""
 
@@ -84,12 +102,26 @@ class Destination(_Section):
     port: Port
     calling_ae_title: Title | None = None
     """How we call ourselves there; None: `daemon.ae_title`."""
-    send: tuple[Literal["seg", "heatmap"], ...] = ("seg", "heatmap")
+    send: tuple[ResultKind, ...] = DEFAULT_KINDS
     """Kinds of result that this destination gets."""
+    confirm: Literal["none", "query", "commitment"] = "none"
+    """What proves that a result is there: its answer 0x0000, a C-FIND, or storage commitment (DESIGN 4.9)."""
+    ask_at: AskAt | None = None
+    """Where it is asked (storage commitment, C-FIND); None: where it stores."""
+    check_source: bool = False
+    """Before sending, a C-FIND whether the study is there and still the same patient's."""
     connect_timeout: PositiveSeconds = 10.0
     acse_timeout: PositiveSeconds = 30.0
     dimse_timeout: PositiveSeconds = 60.0
     network_timeout: PositiveSeconds = 60.0
+
+    @property
+    def asked(self) -> "Destination":
+        """The entity that is asked, as a destination of its own."""
+        at = self.ask_at
+        if at is None:
+            return self
+        return self.model_copy(update={"ae_title": at.ae_title, "host": at.host, "port": at.port})
 
 
 class DeliverySettings(_Section):
@@ -106,6 +138,16 @@ class DeliverySettings(_Section):
                 f"back_off_cap ({self.back_off_cap:g} s) is below back_off_first ({self.back_off_first:g} s)"
             )
         return self
+
+
+class ConfirmationSettings(_Section):
+    """How long a confirmation is waited for."""
+
+    answer_within: PositiveSeconds = 600.0
+    """A storage commitment that is not answered within this is asked anew; it doubles with each."""
+    give_up_after: PositiveSeconds = 86_400.0
+    send_again: Annotated[int, Field(ge=0, le=20)] = 3
+    """How often an object that is reported missing is sent again."""
 
 
 class GatewaySettings(_Section):
@@ -169,6 +211,7 @@ class DaemonSettings(_Section):
     max_result_age: PositiveSeconds = 604_800.0
     """Results of series received longer ago than this are kept, not sent unasked."""
     delivery: DeliverySettings = DeliverySettings()
+    confirmation: ConfirmationSettings = ConfirmationSettings()
     gateway: GatewaySettings = GatewaySettings()
     worker: WorkerSettings = WorkerSettings()
     metrics: MetricsSettings = MetricsSettings()

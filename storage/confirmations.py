@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, insert, select, update
+from sqlalchemy.orm import aliased
 
 from anomalyd.storage import delivery_audit as told
 from anomalyd.storage import tables as t
@@ -301,7 +302,11 @@ def _end(connection: Connection, transaction_uids: Sequence[str], now: datetime)
 
 
 def _is_due(now: datetime) -> ColumnElement[bool]:
-    return and_(t.Delivery.state == DeliveryState.SENT, t.Delivery.next_at <= now)
+    """Not while others of the job are on the wire: one question about all is enough."""
+    other = aliased(t.Delivery)
+    same = (other.job_id == t.Delivery.job_id, other.destination == t.Delivery.destination)
+    is_going_on = exists().where(*same, other.state == DeliveryState.SENDING, other.next_at > now)
+    return and_(t.Delivery.state == DeliveryState.SENT, t.Delivery.next_at <= now, ~is_going_on)
 
 
 def _is_reported() -> ColumnElement[bool]:

@@ -20,6 +20,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 
 from anomalyd.daemon import scu
@@ -254,19 +255,33 @@ def _report_left_over(
         report(waiting.get_nowait(), outcome)
 
 
-def associate(to: Destination, calling: AETitle, contexts: list[PresentationContext]) -> Association:
-    """An association with the destination's own limits, established or not; raises OSError for an unknown name."""
+def associate(
+    to: Destination,
+    calling: AETitle,
+    contexts: list[PresentationContext],
+    *,
+    on_open: Callable[[Event], None] = scu.prepare,
+    handlers: Sequence[evt.EventHandlerType] = (),
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
+) -> Association:
+    """An association with the destination's own limits, established or not; raises OSError for an unknown name.
+
+    on_open: what is done with the connection. handlers: of what the peer asks for on it. roles: those proposed.
+    """
     address = socket.getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM)[0][4][0]
     entity = AE(to.calling_ae_title or calling)
     entity.connection_timeout = to.connect_timeout
     entity.acse_timeout = to.acse_timeout
     entity.dimse_timeout = to.dimse_timeout
     entity.network_timeout = to.network_timeout
-    handlers: list[evt.EventHandlerType] = [
-        (evt.EVT_CONN_OPEN, _tune_socket, [to.network_timeout]),
+    bound: list[evt.EventHandlerType] = [
+        (evt.EVT_CONN_OPEN, _tune_socket, [on_open, to.network_timeout]),
         (evt.EVT_DATA_SENT, _acknowledge_at_once),
+        *handlers,
     ]
-    return entity.associate(str(address), to.port, contexts, to.ae_title, evt_handlers=handlers)
+    return entity.associate(
+        str(address), to.port, contexts, to.ae_title, evt_handlers=bound, ext_neg=list(roles) or None
+    )
 
 
 def _contexts_for(parcels: Sequence[Parcel]) -> list[PresentationContext]:
@@ -286,12 +301,12 @@ def _accepts(association: Association, sop_class: str, transfer_syntax: str | No
     )
 
 
-def _tune_socket(event: Event, network_timeout_s: float) -> None:
-    """What `scu.prepare` does, and no write that waits for ever on a peer that stopped reading.
+def _tune_socket(event: Event, on_open: Callable[[Event], None], network_timeout_s: float) -> None:
+    """What `on_open` does, and no write that waits for ever on a peer that stopped reading.
 
     pynetdicom takes the time-out off after connecting; a DUL thread in a blocking send would never end.
     """
-    scu.prepare(event)
+    on_open(event)
     transport = event.assoc.dul.socket
     if transport is not None and transport.socket is not None:
         transport.socket.settimeout(network_timeout_s)

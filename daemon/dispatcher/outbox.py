@@ -6,7 +6,7 @@ What became of a parcel is written down in groups: a crash in between sends it a
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from itertools import groupby
@@ -17,6 +17,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import ExplicitVRLittleEndian
 
+from anomalyd.daemon.dispatcher import sources
 from anomalyd.daemon.dispatcher.delivery import Outcome, Parcel, Verdict, send
 from anomalyd.daemon.settings import DaemonSettings, Destination
 from anomalyd.storage import deliveries
@@ -28,10 +29,10 @@ BATCH = 500
 """Deliveries taken at once: a few large series."""
 GROUP_S = 0.2
 """Outcomes of so long are written in one transaction."""
-KIND_RANK = {"heatmap": 0, "seg": 1}  # RESULTS 0: heatmaps, SEG, then what refers to them
-LAST_RANK = 2
-HOW = "response"
-"""An answer 0x0000 to each object is the proof that this version has (DESIGN 4.9, `confirm: none`)."""
+KIND_RANK = {"heatmap": 0, "sr": 2}  # RESULTS 0: heatmaps, SEG, then what refers to them
+OTHER_RANK = 1
+RESPONSE = "response"
+"""Without `confirm` an answer 0x0000 to each object is the proof (DESIGN 4.9)."""
 log = structlog.get_logger()
 _Answer = tuple[Parcel, Outcome]
 
@@ -39,8 +40,11 @@ _Answer = tuple[Parcel, Outcome]
 class Courier:
     """Takes what is due for one destination and sends it; sleeps until kicked."""
 
-    def __init__(self, store: Store, to: Destination, daemon: DaemonSettings) -> None:
-        self._store, self._to = store, to
+    def __init__(
+        self, store: Store, to: Destination, daemon: DaemonSettings, on_sent: Callable[[], None] = lambda: None
+    ) -> None:
+        """on_sent: called when something was sent that is to be confirmed."""
+        self._store, self._to, self._on_sent = store, to, on_sent
         self._calling = daemon.ae_title
         self._parallel = daemon.delivery.parallel_associations
         self._back_off = back_off_of(daemon)
@@ -89,9 +93,25 @@ class Courier:
         if not rows:
             return False
         taken = set(deliveries.mark_sending(self._store, [row.id for row in rows], self._patience(len(rows))))
-        parcels = sorted((self._parcel(row) for row in rows if row.id in taken), key=lambda parcel: parcel.rank)
-        self._send_all(parcels)
-        return bool(parcels)
+        chosen = [row for row in rows if row.id in taken]
+        wanted = self._of_known_sources(chosen) if self._to.check_source else chosen
+        parcels = sorted((self._parcel(row) for row in wanted), key=lambda parcel: parcel.rank)
+        if parcels:
+            self._send_all(parcels)
+            self._on_sent()
+        return bool(chosen)
+
+    def _of_known_sources(self, rows: Sequence[DeliveryRow]) -> list[DeliveryRow]:
+        """Those whose study and patient are in the PACS as they were; what becomes of the others is written down."""
+        verdicts = sources.judge(self._store, rows, self._to, self._calling)
+        others: dict[Outcome, list[int]] = {}
+        for row in rows:
+            if (outcome := verdicts[row.id]) is not None:
+                others.setdefault(outcome, []).append(row.id)
+        for outcome, ids in others.items():
+            log.warning("delivery.not_sent", destination=self._to.name, objects=len(ids), text=outcome.text)
+            self._mark(ids, outcome)
+        return [row for row in rows if verdicts[row.id] is None]
 
     def _send_all(self, parcels: Sequence[Parcel]) -> None:
         log.info("delivery.started", destination=self._to.name, objects=len(parcels))
@@ -137,7 +157,8 @@ class Courier:
     def _mark(self, ids: Sequence[int], outcome: Outcome) -> None:
         if outcome.verdict is Verdict.SENT:
             deliveries.mark_sent(self._store, ids, outcome.status or 0)
-            deliveries.mark_confirmed(self._store, ids, HOW)
+            if self._to.confirm == "none":
+                deliveries.mark_confirmed(self._store, ids, RESPONSE)
         elif outcome.verdict is Verdict.REFUSED:
             deliveries.mark_refused(self._store, ids, outcome.text, status=outcome.status)
             log.error("delivery.refused", destination=self._to.name, objects=len(ids), text=outcome.text)
@@ -148,7 +169,7 @@ class Courier:
 
     def _parcel(self, row: DeliveryRow) -> Parcel:
         path = result_path(self._store, row.path)
-        rank = KIND_RANK.get(row.kind, LAST_RANK)
+        rank = KIND_RANK.get(row.kind, OTHER_RANK)
         return Parcel(row.id, rank, row.sop_class, row.sop_instance_uid, _transfer_syntax(path), path)
 
     def _patience(self, objects: int) -> timedelta:

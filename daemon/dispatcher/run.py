@@ -2,16 +2,18 @@
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 import structlog
 
 from anomalyd.daemon.bundles import bundles_in_force
 from anomalyd.daemon.dispatcher.closing import Closing
+from anomalyd.daemon.dispatcher.confirming import Confirmer, patience_of
 from anomalyd.daemon.dispatcher.headers import Headers
 from anomalyd.daemon.dispatcher.outbox import Courier, back_off_of
 from anomalyd.daemon.dispatcher.reaping import reap_leases
+from anomalyd.daemon.dispatcher.reporting import Reporting
 from anomalyd.daemon.dispatcher.retention import DiskWatch, remove_expired, verify_audit
 from anomalyd.daemon.dispatcher.selection import Selection
 from anomalyd.daemon.dispatcher.timers import Sweep, Timers, WallClock
@@ -21,7 +23,7 @@ from anomalyd.daemon.settings import Settings
 from anomalyd.daemon.wake import Role, Waiter, notify
 from anomalyd.pipeline import rules
 from anomalyd.pipeline.finding import Contrast, Model
-from anomalyd.storage import deliveries
+from anomalyd.storage import confirmations, deliveries
 from anomalyd.storage.alarms import AlarmKind, NewAlarm, raise_alarm
 from anomalyd.storage.clock_steps import ahead_of_clock, move_back
 from anomalyd.storage.engine import Store, open_store
@@ -70,7 +72,12 @@ class Dispatcher:
         headers = Headers(store, rules.keywords(settings.pipeline))
         self._closing = Closing(store, headers, settle_s=daemon.settle_period, quiet_s=daemon.series_quiet_period)
         self._selection = Selection(store, headers, settings.pipeline, bundles)
-        self._couriers = {to.name: Courier(store, to, daemon) for to in daemon.destinations}
+        self._confirmers = {to.name: Confirmer(store, to, daemon) for to in daemon.destinations}
+        self._couriers = {
+            to.name: Courier(store, to, daemon, self._confirmers[to.name].kick) for to in daemon.destinations
+        }
+        self._patience = patience_of(daemon)
+        self._reporting = Reporting(store, daemon)
         self._back_off = back_off_of(daemon)
         self._told_at: dict[str, float] = {}
         self._timers = Timers(self._sweeps(), self._tell_failure)
@@ -81,8 +88,9 @@ class Dispatcher:
         recovered = deliveries.recover_sending(self._store)
         outdated = self._selection.renew_outdated()
         log.info("dispatcher.recovered", deliveries=recovered, jobs_renewed=outdated)
-        for courier in self._couriers.values():
-            courier.start()
+        threads: tuple[Courier | Confirmer, ...] = (*self._couriers.values(), *self._confirmers.values())
+        for thread in threads:
+            thread.start()
         self._timers.start()
         life.ready()
         try:
@@ -101,14 +109,14 @@ class Dispatcher:
                 if not self._timers.stuck():
                     life.alive()
         finally:
-            self._end()
+            self._end(threads)
 
-    def _end(self) -> None:
-        for courier in self._couriers.values():
-            courier.stop()
+    def _end(self, threads: Sequence[Courier | Confirmer]) -> None:
+        for thread in threads:
+            thread.stop()
         self._timers.stop()
-        for courier in self._couriers.values():
-            courier.join()
+        for thread in threads:
+            thread.join()
 
     def _heed_clock(self, set_back_by: timedelta) -> None:
         if set_back_by > CLOCK_SLACK:
@@ -121,10 +129,11 @@ class Dispatcher:
         return (
             Sweep("closing", CLOSING_S, self._close_and_select),
             Sweep("delivery", DELIVERY_S, self._deliver),
+            Sweep("reports", DELIVERY_S, self._reporting.sweep),
             Sweep("leases", LEASES_S, lambda: self._reap(attempts)),
             Sweep("disk", DISK_S, DiskWatch(self._store, storage).sweep),
             Sweep("checkpoint", CHECKPOINT_S, self._checkpoint),
-            Sweep("retention", RETENTION_S, lambda: remove_expired(self._store, storage)),
+            Sweep("retention", RETENTION_S, self._retain),
             Sweep("audit", AUDIT_S, lambda: verify_audit(self._store)),
         )
 
@@ -140,6 +149,19 @@ class Dispatcher:
                 courier.kick()
             else:
                 self._put_off(name)
+        for name in confirmations.destinations_due(self._store):
+            confirmer = self._confirmers.get(name)
+            if confirmer is not None:
+                confirmer.kick()
+            else:
+                self._leave_unconfirmed(name)
+
+    def _leave_unconfirmed(self, name: str) -> None:
+        """Sent to a destination that is not in the configuration any more: waited for, then told by an alarm."""
+        ids = [row.id for row in confirmations.due(self._store, name)]
+        asked = confirmations.mark_asked(self._store, ids, "nobody", self._patience)
+        why = f"no destination is named {name} in the configuration"
+        confirmations.mark_not_asked(self._store, [row.id for row in asked], why, self._patience)
 
     def _put_off(self, name: str) -> None:
         """Results for a destination that is not in the configuration any more: tried on, then told by an alarm."""
@@ -151,6 +173,10 @@ class Dispatcher:
     def _reap(self, max_attempts: int) -> None:
         if reap_leases(self._store, max_attempts):
             notify(self._store.root, Role.WORKER)
+
+    def _retain(self) -> None:
+        remove_expired(self._store, self._settings.storage)
+        confirmations.forget_ended(self._store)
 
     def _checkpoint(self) -> None:
         if not self._store.truncate_wal():
