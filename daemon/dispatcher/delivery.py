@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from pydicom import dcmread
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
@@ -24,6 +23,7 @@ from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 
 from anomalyd.daemon import scu
+from anomalyd.daemon.dispatcher.implicit_vr import implicit_vr
 from anomalyd.daemon.settings import Destination
 from anomalyd.ids import AETitle, InstanceUID
 from anomalyd.storage.crash import crash_point
@@ -202,7 +202,7 @@ class _Lane:
         try:
             as_stored = _accepts(association, parcel.sop_class, parcel.transfer_syntax)
             status = association.send_c_store(
-                parcel.path if as_stored else dcmread(parcel.path), msg_id=self._message_id
+                parcel.path if as_stored else implicit_vr(parcel.path), msg_id=self._message_id
             )
         except OSError as exc:
             return Outcome(Verdict.RETRY, f"the result file cannot be read: {exc.strerror}")
@@ -260,13 +260,12 @@ def associate(
     calling: AETitle,
     contexts: list[PresentationContext],
     *,
-    on_open: Callable[[Event], None] = scu.prepare,
     handlers: Sequence[evt.EventHandlerType] = (),
     roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
 ) -> Association:
     """An association with the destination's own limits, established or not; raises OSError for an unknown name.
 
-    on_open: what is done with the connection. handlers: of what the peer asks for on it. roles: those proposed.
+    handlers: of what the peer asks for on it. roles: those proposed.
     """
     address = socket.getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM)[0][4][0]
     entity = AE(to.calling_ae_title or calling)
@@ -275,7 +274,7 @@ def associate(
     entity.dimse_timeout = to.dimse_timeout
     entity.network_timeout = to.network_timeout
     bound: list[evt.EventHandlerType] = [
-        (evt.EVT_CONN_OPEN, _tune_socket, [on_open, to.network_timeout]),
+        (evt.EVT_CONN_OPEN, _tune_socket, [to.network_timeout]),
         (evt.EVT_DATA_SENT, _acknowledge_at_once),
         *handlers,
     ]
@@ -301,12 +300,12 @@ def _accepts(association: Association, sop_class: str, transfer_syntax: str | No
     )
 
 
-def _tune_socket(event: Event, on_open: Callable[[Event], None], network_timeout_s: float) -> None:
-    """What `on_open` does, and no write that waits for ever on a peer that stopped reading.
+def _tune_socket(event: Event, network_timeout_s: float) -> None:
+    """What `scu.prepare` does, and no write that waits for ever on a peer that stopped reading.
 
     pynetdicom takes the time-out off after connecting; a DUL thread in a blocking send would never end.
     """
-    on_open(event)
+    scu.prepare(event)
     transport = event.assoc.dul.socket
     if transport is not None and transport.socket is not None:
         transport.socket.settimeout(network_timeout_s)
