@@ -12,7 +12,8 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at impo
     StorageCommitmentPushModelInstance,
 )
 
-from anomalyd.errors import Refused
+from anomalyd.errors import BadIdentifier, Refused
+from anomalyd.ids import uid
 
 PUSH_MODEL: Final = UID(StorageCommitmentPushModel)
 PUSH_MODEL_INSTANCE: Final = UID(StorageCommitmentPushModelInstance)
@@ -25,7 +26,6 @@ INVALID_ARGUMENT: Final = 0x0115
 PROCESSING_FAILURE: Final = 0x0110
 NO_SUCH_ACTION, NO_SUCH_EVENT = 0x0123, 0x0113
 NOT_AUTHORISED: Final = 0x0124
-UID_LENGTH: Final = 64
 
 
 class MalformedCommitment(Refused):
@@ -102,10 +102,7 @@ def _items(references: Iterable[tuple[str, str]]) -> list[Dataset]:
 
 
 def _transaction(ds: Dataset) -> str:
-    uid = str(ds.get("TransactionUID") or "")
-    if not uid or len(uid) > UID_LENGTH:
-        raise MalformedCommitment("Transaction UID (0008,1195) is missing or longer than 64 characters")
-    return uid
+    return _uid(ds, "TransactionUID")
 
 
 def _references(ds: Dataset, keyword: str) -> tuple[tuple[str, str], ...]:
@@ -113,7 +110,12 @@ def _references(ds: Dataset, keyword: str) -> tuple[tuple[str, str], ...]:
 
 
 def _reference(item: Dataset) -> tuple[str, str]:
-    found = str(item.get("ReferencedSOPClassUID") or ""), str(item.get("ReferencedSOPInstanceUID") or "")
-    if not all(found) or max(map(len, found)) > UID_LENGTH:
-        raise MalformedCommitment("a referenced object has no class or instance UID of at most 64 characters")
-    return found
+    return _uid(item, "ReferencedSOPClassUID"), _uid(item, "ReferencedSOPInstanceUID")
+
+
+def _uid(ds: Dataset, keyword: str) -> str:
+    """Text that is no UID may be anything, also a name: it goes nowhere."""
+    try:
+        return uid(str(ds.get(keyword) or ""))
+    except BadIdentifier as exc:
+        raise MalformedCommitment(f"{keyword} is missing or no UID of at most 64 characters") from exc

@@ -41,9 +41,9 @@ def rejection(association: Association) -> A_ASSOCIATE | None:
 
 
 def sort_messages(association: Association) -> None:
-    """The association's own thread takes requests alone, `send_*` answers alone: where both come over one association.
+    """The association's own thread takes requests alone, `send_*` answers alone: for an acceptor that also asks.
 
-    Storage commitment reports on the association of the request (PS3.4 J.3.3). Why at all: see below.
+    It reports on a storage commitment on the association of the request (PS3.4 J.3.3). Why at all: see below.
     """
     dimse = association.dimse
     take, requests = dimse.get_msg, queue.SimpleQueue[Any]()
@@ -62,14 +62,6 @@ def sort_messages(association: Association) -> None:
         return (None, None) if requests.empty() else requests.get()
 
     dimse.get_msg = get_msg  # type: ignore[method-assign, assignment]  # no other place to put it
-
-
-def no_delay(event: Event) -> None:
-    """Handler of EVT_CONN_OPEN where requests may come from the peer too: see `sort_messages`."""
-    transport = event.assoc.dul.socket
-    if transport is not None and transport.socket is not None:
-        transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sort_messages(event.assoc)
 
 
 def _leave_answers_to_the_sender(event: Event) -> None:

@@ -74,6 +74,6 @@ def open_door(
         bytes_in_flight=settings.gateway.bytes_in_flight,
         stall_timeout_s=settings.gateway.stall_timeout,
     )
-    accept_list = AcceptList(settings.accept_from, settings.ae_title)
+    accept_list = AcceptList.of(settings)
     door = Door(store, inbox, accept_list, limits, self_echo_title=SELF_ECHO)
     return OpenDoor(settings.port, store, inbox, door, listen(settings, door), is_fast)

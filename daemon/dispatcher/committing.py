@@ -1,5 +1,6 @@
 """Storage commitment over the network, both ways (PS3.4 J): asking a PACS, and reporting to a sender."""
 
+import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from pynetdicom.association import Association
 from pynetdicom.events import Event
 
 from anomalyd.daemon import commitment_messages as messages
-from anomalyd.daemon import scu
 from anomalyd.daemon.commitment_messages import Report, Request
 from anomalyd.daemon.dispatcher.delivery import Verdict, associate, why_no_association
 from anomalyd.daemon.settings import Destination
@@ -51,15 +51,35 @@ OnReport = Callable[[Report], bool]
 """Keeps a report; False for a transaction that is not ours."""
 
 
+class _Incoming:
+    """Reports on the association of their request. pynetdicom answers each in a thread of its own."""
+
+    def __init__(self, on_report: OnReport) -> None:
+        self._on_report = on_report
+        self._threads: queue.SimpleQueue[threading.Thread] = queue.SimpleQueue()
+
+    def keep(self, event: Event) -> tuple[int, Dataset | None]:
+        """Handler of EVT_N_EVENT_REPORT."""
+        self._threads.put(threading.current_thread())
+        try:
+            report = messages.report_of(event.event_information)
+        except messages.MalformedCommitment:
+            return messages.INVALID_ARGUMENT, None
+        return (SUCCESS if self._on_report(report) else messages.INVALID_ARGUMENT), None
+
+    def settle(self) -> None:
+        """Before anything more is sent: such a thread ends a pause that pynetdicom 3.0.4 would wait for."""
+        while not self._threads.empty():
+            self._threads.get().join()
+
+
 def ask(
     requests: Sequence[Request], of: Destination, calling: AETitle, on_report: OnReport, waiting: Waiting
 ) -> dict[str, Refusal]:
     """Puts requests over one association; gives those that were not taken, by transaction UID."""
+    incoming = _Incoming(on_report)
     try:
-        association = associate(
-            of, calling, [messages.context()],
-            on_open=scu.no_delay, handlers=[(evt.EVT_N_EVENT_REPORT, _keep_report, [on_report])],
-        )  # fmt: skip
+        association = associate(of, calling, [messages.context()], handlers=[(evt.EVT_N_EVENT_REPORT, incoming.keep)])
     except OSError as exc:
         return _all(requests, Refusal(f"the name {of.host} cannot be resolved: {exc.strerror}"))
     if not association.is_established:
@@ -72,11 +92,13 @@ def ask(
     refused = {}
     try:
         for number, request in enumerate(requests, 1):
+            incoming.settle()
             if (refusal := _ask_one(association, request, number)) is not None:
                 refused[request.transaction_uid] = refusal
         if len(refused) < len(requests):
             waiting.wait(association)
     finally:
+        incoming.settle()
         if association.is_established:
             association.release()
     return refused
@@ -95,14 +117,6 @@ def _ask_one(association: Association, request: Request, number: int) -> Refusal
     if status.Status != SUCCESS:
         return Refusal(f"it refuses the request: {_in_words(int(status.Status))}")
     return None
-
-
-def _keep_report(event: Event, on_report: OnReport) -> tuple[int, Dataset | None]:
-    try:
-        report = messages.report_of(event.event_information)
-    except messages.MalformedCommitment:
-        return messages.INVALID_ARGUMENT, None
-    return (SUCCESS if on_report(report) else messages.INVALID_ARGUMENT), None
 
 
 def tell(report: Report, to: Destination, calling: AETitle) -> str | None:

@@ -8,7 +8,7 @@ import threading
 import time
 from dataclasses import dataclass
 from typing import Final, Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import structlog
 
@@ -63,10 +63,21 @@ class Door:
         self._reception = Reception(store, inbox)
         self._budget = Budget(limits.bytes_in_flight)
         self._visitors: WeakKeyDictionary[Visitor, Sender] = WeakKeyDictionary()
+        self._reporters: WeakSet[Visitor] = WeakSet()
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._name = f"{time.time_ns() // 1_000_000_000:x}"
         self._is_closing = False
+
+    @property
+    def store(self) -> Store:
+        """Where all is kept."""
+        return self._store
+
+    @property
+    def inbox(self) -> Inbox:
+        """The way into it."""
+        return self._inbox
 
     @property
     def pdu_limit(self) -> int:
@@ -97,6 +108,9 @@ class Door:
         if is_own and self._self_echo_title and calling == self._self_echo_title:
             return None
         rejection = self._accept_list.judge(calling, called, address)
+        is_reporter = rejection is not None and self._accept_list.is_reporter(calling, called)
+        if is_reporter:
+            rejection = None
         if rejection is None and not self._is_open():
             rejection = NOT_NOW
         with self._lock:
@@ -106,9 +120,16 @@ class Door:
             sender = Sender(calling, called, address, association)
             if rejection is None:
                 self._visitors[visitor] = sender
+                if is_reporter:
+                    self._reporters.add(visitor)
         if rejection is not None:
             self._audit_rejection(sender, rejection)
         return rejection
+
+    def is_reporter(self, visitor: Visitor) -> bool:
+        """A PACS that is not in `accept_from` and may only report on storage commitments."""
+        with self._lock:
+            return visitor in self._reporters
 
     def _is_open(self) -> bool:
         if self._is_closing or not self._inbox.is_ready:
@@ -146,7 +167,7 @@ class Door:
 
     def protocol_error(self, visitor: Visitor, what: str) -> None:
         """An association that is about to be aborted for breaking the protocol."""
-        sender = self._sender(visitor)
+        sender = self.sender(visitor)
         log.warning("association.protocol_error", reason=what, association=sender.association, address=sender.address)
 
     def data_set(self) -> IncomingDataSet:
@@ -178,7 +199,7 @@ class Door:
             return SUCCESS
         asked = StoreCommand(command.sop_class, command.instance_uid, abstract_syntax, transfer_syntax)
         body = _body(data_set)
-        answer = self._reception.store(asked, body, self._sender(visitor))
+        answer = self._reception.store(asked, body, self.sender(visitor))
         if answer.status:
             data_set.forget_pieces()
         return answer
@@ -200,7 +221,8 @@ class Door:
         finally:
             incoming.end()
 
-    def _sender(self, visitor: Visitor) -> Sender:
+    def sender(self, visitor: Visitor) -> Sender:
+        """Who an association is."""
         return self._visitors.get(visitor) or Sender(None, None, None, None)
 
 

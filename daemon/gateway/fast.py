@@ -131,9 +131,10 @@ class FastDul(DULServiceProvider):
     def pass_on(self, context_id: int, command: bytes, data_set: bytes | None) -> None:
         """Messages of services that are not offered: pynetdicom knows what to do."""
         primitive = P_DATA()
-        primitive.presentation_data_value_list = [(context_id, b"\x03" + command)]
+        values: Any = [[context_id, b"\x03" + command]]  # lists: pynetdicom takes no tuples, whatever its types say
         if data_set is not None:
-            primitive.presentation_data_value_list.append((context_id, b"\x02" + data_set))
+            values.append([context_id, b"\x02" + data_set])
+        primitive.presentation_data_value_list = values
         self.assoc.dimse.receive_primitive(primitive)
         self._fast_assoc.activity.set()
 

@@ -13,7 +13,7 @@ _PDV_HEAD: Final = 6
 _IS_COMMAND: Final = 1
 _IS_LAST: Final = 2
 _COMMAND_LIMIT: Final = 1 << 16
-_OTHER_DATA_LIMIT: Final = 1 << 20
+_OTHER_DATA_LIMIT: Final = 1 << 23  # a storage commitment of 50,000 images
 """Data set of a message that is neither C-STORE nor C-ECHO: the door offers no service that needs one."""
 
 

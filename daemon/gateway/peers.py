@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
-from anomalyd.daemon.settings import Peer
+from anomalyd.daemon.settings import DaemonSettings, Destination, Peer
 from anomalyd.ids import AETitle
 
 
@@ -32,6 +32,21 @@ class AcceptList:
 
     peers: Sequence[Peer]
     own_title: AETitle
+    reporters: frozenset[tuple[AETitle, AETitle]] = frozenset()
+    """(calling, called) AE titles of PACS that are asked for storage commitment: they report on associations of their
+    own. No address is asked for, since a PACS may report from another machine: a report counts for a transaction whose
+    UID nobody else knows, and nothing else may be done on such an association."""
+
+    @classmethod
+    def of(cls, daemon: DaemonSettings) -> "AcceptList":
+        """As the configuration says."""
+        asked = [to for to in daemon.destinations if to.confirm == "commitment"]
+        titles = {(title, to.calling_ae_title or daemon.ae_title) for to in asked for title in _titles(to)}
+        return cls(daemon.accept_from, daemon.ae_title, frozenset(titles))
+
+    def is_reporter(self, calling: str, called: str) -> bool:
+        """Whether this may be a PACS that reports."""
+        return (calling, called) in self.reporters
 
     def judge(self, calling: str, called: str, address: str) -> Rejection | None:
         """None: may send. An empty list refuses everybody; of several faults the first of title, address, called."""
@@ -45,6 +60,10 @@ class AcceptList:
         if not any(called == (peer.called or self.own_title) for peer in here):
             return UNKNOWN_CALLED
         return None
+
+
+def _titles(to: Destination) -> tuple[AETitle, AETitle]:
+    return to.ae_title, to.asked.ae_title
 
 
 def _ip(address: str) -> IPv4Address | IPv6Address:

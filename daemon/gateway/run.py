@@ -67,7 +67,7 @@ def run_gateway(settings: Settings, stop: threading.Event) -> int:
 def _serve(settings: Settings, store: Store, inbox: Inbox, stop: threading.Event) -> None:
     daemon = settings.daemon
     title = f"ECHO{secrets.token_hex(6).upper()}"
-    door = Door(store, inbox, AcceptList(daemon.accept_from, daemon.ae_title), _limits(daemon), self_echo_title=title)
+    door = Door(store, inbox, AcceptList.of(daemon), _limits(daemon), self_echo_title=title)
     server = listen(daemon, door)
     host, port = server.server_address[:2]
     with Lifecycle(store, wake.Role.GATEWAY, settings, {"host": host, "port": port}) as life:

@@ -4,6 +4,7 @@ import logging
 import socket
 import struct
 import threading
+from functools import partial
 from socketserver import BaseServer
 from typing import Any, Final
 
@@ -13,10 +14,12 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from anomalyd.daemon.gateway import fast
-from anomalyd.daemon.gateway.contexts import supported_contexts
+from anomalyd.daemon.gateway.commitment import CommitmentDesk
+from anomalyd.daemon.gateway.contexts import reporter_contexts, supported_contexts
 from anomalyd.daemon.gateway.dimse import C_STORE_RQ, Command
 from anomalyd.daemon.gateway.door import Door
 from anomalyd.daemon.settings import DaemonSettings
+from anomalyd.daemon.wake import Role, notify
 from anomalyd.errors import ConfigError
 from anomalyd.storage.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 
@@ -81,11 +84,18 @@ def listen(daemon: DaemonSettings, door: Door) -> GatewayServer:
     ae.dimse_timeout = daemon.idle_timeout
     ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     ae.implementation_version_name = IMPLEMENTATION_VERSION
+    wake_dispatcher = partial(notify, door.store.root, Role.DISPATCHER)
+    desk = CommitmentDesk(door.store, door.inbox, door, daemon, wake_dispatcher)
     try:
         server: Any = ae.make_server(  # typed as the base by pynetdicom, whatever server_class says
             (daemon.host, daemon.port),
             contexts=supported_contexts(daemon.unwanted_sop_classes),
-            evt_handlers=[(evt.EVT_REQUESTED, _on_requested, [door]), (evt.EVT_C_STORE, _on_c_store, [door])],
+            evt_handlers=[
+                (evt.EVT_REQUESTED, _on_requested, [door]),
+                (evt.EVT_C_STORE, _on_c_store, [door]),
+                (evt.EVT_N_ACTION, desk.on_request),
+                (evt.EVT_N_EVENT_REPORT, desk.on_report),
+            ],
             server_class=GatewayServer,
             request_handler=request_handler(is_fast=daemon.gateway.fast),
             door=door,
@@ -138,6 +148,8 @@ def _on_requested(event: evt.Event, door: Door) -> None:
         assoc.acse.send_reject(rejection.result, rejection.source, rejection.reason)
         assoc.is_rejected = True
         assoc.kill()  # without it the peer sees the connection end in place of the rejection (GATEWAY 6)
+    elif door.is_reporter(assoc):
+        assoc.acceptor.supported_contexts = reporter_contexts()
 
 
 def _on_c_store(event: evt.Event, door: Door) -> Dataset:
