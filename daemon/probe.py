@@ -1,20 +1,17 @@
 """Trying a destination and saying in words how far one gets: name, port, association, C-ECHO, what it takes."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
-from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at import time by pynetdicom
-    SecondaryCaptureImageStorage,
-    SegmentationStorage,
-    Verification,
-)
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import time by pynetdicom
 
 from anomalyd.daemon import scu
 from anomalyd.daemon.settings import Destination
 from anomalyd.ids import AETitle
+from anomalyd.pipeline.results.objects import SOP_CLASSES, ResultKind
 
 SUCCESS = 0x0000
 REJECT_MENDS: dict[tuple[int | None, int | None], str] = {
@@ -73,7 +70,7 @@ def _associate(to: Destination, address: str, calling: AETitle) -> Association:
     entity = AE(calling)
     entity.connection_timeout, entity.acse_timeout = to.connect_timeout, to.acse_timeout
     entity.dimse_timeout, entity.network_timeout = to.dimse_timeout, to.network_timeout
-    for sop_class in (Verification, SegmentationStorage, SecondaryCaptureImageStorage):
+    for sop_class in (Verification, *SOP_CLASSES.values()):
         entity.add_requested_context(sop_class)
     handlers: list[evt.EventHandlerType] = [(evt.EVT_CONN_OPEN, scu.prepare)]
     return entity.associate(address, to.port, ae_title=to.ae_title, evt_handlers=handlers)
@@ -87,7 +84,7 @@ def _not_established(association: Association, to: Destination, calling: AETitle
         text = f"it rejects the association ({titles}): {answer.reason_str}"
         return Step(text, mend.format(calling=calling, called=to.ae_title))
     if association.rejected_contexts and not association.accepted_contexts:
-        return Step(f"it takes neither C-ECHO nor SEG nor Secondary Capture ({titles})", "allow them there")
+        return Step(f"it takes neither C-ECHO nor any kind of result ({titles})", "allow them there")
     text = f"it closes the association or gives no answer ({titles})"
     return Step(text, "is this a DICOM port? is our AE title allowed? read the log of the PACS")
 
@@ -102,13 +99,18 @@ def _echo(association: Association, to: Destination) -> Iterator[Step]:
         else:
             told = "gives no answer to C-ECHO" if code is None else f"answers C-ECHO with 0x{code:04X}"
             yield Step(f"it {told}", "read the log of the PACS")
-    kinds = {
-        "seg": ("Segmentation Storage", SegmentationStorage),
-        "heatmap": ("Secondary Capture", SecondaryCaptureImageStorage),
-    }
     for kind in to.send:
-        name, sop_class = kinds[kind]
-        if sop_class in accepted:
+        name = f"{kind} ({SOP_CLASSES[kind].name})"
+        if SOP_CLASSES[kind] in accepted:
             yield Step(f"it takes {name}")
         else:
             yield Step(f"it does not take {name}", f"allow it there, or leave {kind} out of `send` of {to.name}")
+    others = [kind for kind in ResultKind if kind not in to.send]
+    taken = [kind for kind in others if SOP_CLASSES[kind] in accepted]
+    if others:
+        refused = [kind for kind in others if kind not in taken]
+        yield Step(f"not in `send`: it would take {_listed(taken)}, and not {_listed(refused)}")
+
+
+def _listed(kinds: Sequence[ResultKind]) -> str:
+    return ", ".join(kinds) or "nothing"

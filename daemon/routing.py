@@ -1,9 +1,10 @@
-"""Which destinations get the results of a series."""
+"""Which results are made of a series, and which destinations get them."""
 
 from datetime import datetime, timedelta
 
 from anomalyd.daemon.settings import DaemonSettings, Destination
 from anomalyd.ids import AETitle
+from anomalyd.pipeline.terms import DEFAULT_KINDS, ResultKind
 
 
 def destinations_for(daemon: DaemonSettings, sender: AETitle | None) -> tuple[Destination, ...]:
@@ -11,6 +12,11 @@ def destinations_for(daemon: DaemonSettings, sender: AETitle | None) -> tuple[De
     if not daemon.return_to_sender:
         return daemon.destinations
     return tuple(to for to in daemon.destinations if to.ae_title == sender)
+
+
+def kinds_to_make(daemon: DaemonSettings) -> frozenset[ResultKind]:
+    """The default ones, and what any destination asks for besides."""
+    return frozenset(DEFAULT_KINDS).union(*(to.send for to in daemon.destinations))
 
 
 def is_too_old(daemon: DaemonSettings, received_at: datetime, now: datetime) -> bool:

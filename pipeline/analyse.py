@@ -12,6 +12,7 @@ from anomalyd.pipeline.bundle import NORMATIVE, Bundle, Normative
 from anomalyd.pipeline.finding import Finding, Stage
 from anomalyd.pipeline.settings import AnalysisSettings
 from anomalyd.pipeline.stages import gates
+from anomalyd.pipeline.stages.laterality import lateralised
 from anomalyd.pipeline.stages.limits import MARKED_RATE, check_limits, marked_share, measure_scan
 from anomalyd.pipeline.stages.mapback import BoxMaps, SourceMaps, map_back
 from anomalyd.pipeline.stages.measure import measure
@@ -95,6 +96,7 @@ def analyse(
     warnings = check_within_limits(judged, maps, bundle, cut.mode)
     on_stage(Stage.MEASURE)
     measured = measure(maps, volume.grid, cut.threshold, volume.interpolated_slices)
+    lesions = lateralised(measured.lesions, measured.labels, volume.grid, placed.registration.template_to_source)
     if measured.left_out:
         warnings += (f"{measured.left_out} more regions with lower peaks are left out: the map is flooded",)
     return Finding(
@@ -105,7 +107,7 @@ def analyse(
         labels=measured.labels,
         brain_mask=maps.brain,
         reconstruction=maps.reconstruction,
-        lesions=measured.lesions,
+        lesions=lesions,
         score=judged.scan_score,
         score_percentile=_percentile(judged.scan_score, bundle.calibration.of(cut.mode).scan_scores),
         threshold=cut.threshold,

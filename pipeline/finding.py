@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from anomalyd.pipeline.terms import Contrast, ScoreMode, Stage
 from anomalyd.pipeline.volume import BoolMap, FloatMap, Grid
 
-__all__ = ["Contrast", "Finding", "Lesion", "Model", "PointLPS", "Reason", "Sign", "Stage"]
+__all__ = ["Contrast", "Finding", "Laterality", "Lesion", "Model", "PointLPS", "Reason", "Sign", "Stage"]
 
 PointLPS = tuple[float, float, float]
 
@@ -20,6 +20,15 @@ class Sign(StrEnum):
 
     HYPO = "hypo"
     HYPER = "hyper"
+
+
+class Laterality(StrEnum):
+    """The patient's side, by the template's midsagittal plane."""
+
+    LEFT = "left"
+    RIGHT = "right"
+    BOTH = "both"
+    """It crosses the midline, or touches it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +53,8 @@ class Lesion:
     sign: Sign
     mean_score: float
     max_score: float
+    laterality: Laterality | None = None
+    """None where no registration told it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Words of the pipeline that the command line needs before it has loaded anything heavy (no numpy here)."""
 
 from enum import StrEnum
-from typing import Literal
+from typing import Final, Literal
 
 ScoreMode = Literal["paper", "normative"]
 """Which score map is cut: SSIM-ens as published, or z-scores against healthy scans."""
@@ -29,3 +29,19 @@ class Stage(StrEnum):
     THRESHOLD = "threshold"
     MEASURE = "measure"
     RESULTS = "results"
+
+
+class ResultKind(StrEnum):
+    """Kinds of result objects, one series each; the names stand in the UIDs, in `send` and in the store."""
+
+    SEG = "seg"
+    HEATMAP = "heatmap"
+    SR = "sr"
+    SCORE_MAP = "score_map"
+    SUMMARY = "summary"
+    PARAMETRIC_MAP = "parametric_map"
+    LABELMAP = "labelmap"
+
+
+DEFAULT_KINDS: Final = (ResultKind.SEG, ResultKind.HEATMAP, ResultKind.SR, ResultKind.SUMMARY)
+"""Made for every analysed series, and sent where a destination names no others."""

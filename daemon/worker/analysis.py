@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pydicom.dataset import Dataset
 
 from anomalyd.daemon.bundles import bundle_paths
+from anomalyd.daemon.routing import kinds_to_make
 from anomalyd.daemon.settings import Settings
 from anomalyd.daemon.worker.canary import SEED_TEXT, canary_of
 from anomalyd.daemon.worker.messages import Analysed, Ready, WithheldScan
@@ -103,7 +104,7 @@ class Analyst:
             settings=job.settings,
             warnings=warnings,
         )
-        results = _stored(self._store, build_results(context))
+        results = _stored(self._store, build_results(context, kinds_to_make(self._settings.daemon)))
         times.stop()
         answer = report.analysed(subject, finding, warnings=context.all_warnings, timings_s=times.seconds)
         return Analysed(results, answer)

@@ -1,6 +1,7 @@
 """Results as files in a folder, as `anomalyd analyse` leaves them."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,10 +14,18 @@ from anomalyd.pipeline.results.contact_sheet import contact_sheet
 from anomalyd.pipeline.results.header import read_source
 from anomalyd.pipeline.results.objects import ResultContext, ResultKind
 from anomalyd.pipeline.results.report import Report
+from anomalyd.pipeline.terms import DEFAULT_KINDS
 
 REPORT: Final = "report.json"
-SEGMENTATION: Final = "segmentation.dcm"
-HEATMAPS: Final = "heatmap"
+SINGLE: Final = {
+    ResultKind.SEG: "segmentation.dcm",
+    ResultKind.SR: "structured-report.dcm",
+    ResultKind.SUMMARY: "summary.dcm",
+    ResultKind.PARAMETRIC_MAP: "parametric-map.dcm",
+    ResultKind.LABELMAP: "labelmap.dcm",
+}
+"""Kinds of one object; of the others there is one for each slice, in a folder of its own."""
+FOLDERS: Final = {ResultKind.HEATMAP: "heatmap", ResultKind.SCORE_MAP: "score-map"}
 CONTACT_SHEET: Final = "contact-sheet.png"
 NIFTI_NAMES: Final = ("anomaly-map", "anomaly-sign", "anomaly-mask", "brain-mask", "reconstruction")
 
@@ -24,18 +33,23 @@ NIFTI_NAMES: Final = ("anomaly-map", "anomaly-sign", "anomaly-mask", "brain-mask
 def clear(folder: Path) -> None:
     """Makes the folder, and removes what an earlier run left under our names: nothing stale lies beside new results."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = (REPORT, SEGMENTATION, CONTACT_SHEET, *(f"{name}.nii.gz" for name in NIFTI_NAMES))
-    for path in (*(folder / name for name in names), *(folder / HEATMAPS).glob("*.dcm")):
+    names = (REPORT, CONTACT_SHEET, *SINGLE.values(), *(f"{name}.nii.gz" for name in NIFTI_NAMES))
+    slices = [folder / name for name in FOLDERS.values()]
+    for path in (*(folder / name for name in names), *(one for at in slices for one in at.glob("*.dcm"))):
         path.unlink(missing_ok=True)
-    if (folder / HEATMAPS).is_dir() and not any((folder / HEATMAPS).iterdir()):
-        (folder / HEATMAPS).rmdir()
+    for at in slices:
+        if at.is_dir() and not any(at.iterdir()):
+            at.rmdir()
 
 
-def write_objects(folder: Path, context: ResultContext) -> None:
-    """segmentation.dcm if anything was found, and heatmap/NNNN.dcm in geometric order. Raises Ineligible."""
-    (folder / HEATMAPS).mkdir(exist_ok=True)
-    for one in build_results(context):
-        name = SEGMENTATION if one.kind is ResultKind.SEG else f"{HEATMAPS}/{one.instance_number:04d}.dcm"
+def write_objects(folder: Path, context: ResultContext, kinds: Collection[ResultKind] = DEFAULT_KINDS) -> None:
+    """segmentation.dcm if anything was found, structured-report.dcm, and heatmap/NNNN.dcm in geometric order.
+
+    Raises Ineligible.
+    """
+    for one in build_results(context, kinds):
+        name = SINGLE.get(one.kind) or f"{FOLDERS[one.kind]}/{one.instance_number:04d}.dcm"
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(one.data)
 
 

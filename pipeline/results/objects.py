@@ -3,20 +3,35 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
+from typing import Final
 
 from pydicom.dataset import Dataset
+from pydicom.uid import (
+    UID,
+    Comprehensive3DSRStorage,
+    MRImageStorage,
+    ParametricMapStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
 
 from anomalyd.ids import Digest, InstanceUID, SeriesUID
 from anomalyd.pipeline.finding import Finding
+from anomalyd.pipeline.terms import ResultKind
 from anomalyd.pipeline.volume import Volume
 
+__all__ = ["SOP_CLASSES", "ResultContext", "ResultKind", "ResultObject"]
 
-class ResultKind(StrEnum):
-    """Kinds of result objects, one series each; the names stand in the UIDs."""
-
-    SEG = "seg"
-    HEATMAP = "heatmap"
+SOP_CLASSES: Final = {
+    ResultKind.SEG: SegmentationStorage,
+    ResultKind.HEATMAP: SecondaryCaptureImageStorage,
+    ResultKind.SR: Comprehensive3DSRStorage,
+    ResultKind.SCORE_MAP: MRImageStorage,
+    ResultKind.SUMMARY: SecondaryCaptureImageStorage,
+    ResultKind.PARAMETRIC_MAP: ParametricMapStorage,
+    ResultKind.LABELMAP: UID("1.2.840.10008.5.1.4.1.1.66.7"),  # of 2024; pydicom 3.0 has no name for it
+}
+"""What each kind is as a DICOM object (PS3.4 B.5)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ class LesionReport(TypedDict):
     sign: str
     mean_score: float
     max_score: float
+    laterality: str | None
 
 
 class Provenance(TypedDict):
@@ -210,6 +211,7 @@ def _lesion(lesion: Lesion) -> LesionReport:
         "sign": str(lesion.sign),
         "mean_score": float(lesion.mean_score),
         "max_score": float(lesion.max_score),
+        "laterality": None if lesion.laterality is None else str(lesion.laterality),
     }
 
 

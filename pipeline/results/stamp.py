@@ -15,7 +15,15 @@ from anomalyd.pipeline.results.uids import IMPLEMENTATION_UID, ResultKey
 from anomalyd.pipeline.results.verbatim import copy_patient_and_study, copy_verbatim, tags_of
 from anomalyd.pipeline.results.version import PRODUCT, version_line
 
-_SERIES_NUMBER_OFFSET = {ResultKind.SEG: 1, ResultKind.HEATMAP: 2}
+_SERIES_NUMBER_OFFSET = {
+    ResultKind.SEG: 1,
+    ResultKind.HEATMAP: 2,
+    ResultKind.SR: 3,
+    ResultKind.SCORE_MAP: 4,
+    ResultKind.SUMMARY: 5,
+    ResultKind.PARAMETRIC_MAP: 6,
+    ResultKind.LABELMAP: 7,
+}
 _NUMBER_WITHOUT_SOURCE: Final = 90000
 _GREATEST_NUMBER = 2**31 - 1  # PS3.5 table 6.2-1, VR IS
 _EQUIPMENT = (
@@ -36,7 +44,7 @@ def key_of(source: Source, context: ResultContext) -> ResultKey:
 
 
 def series_number(source: Source, kind: ResultKind) -> int:
-    """SeriesNumber x 100 + 1 for the SEG, + 2 for the heatmaps; 90001, 90002 where the source has none."""
+    """SeriesNumber x 100 + 1 for the SEG, + 2 for the heatmaps, ...; 90001, ... where the source has none."""
     offset = _SERIES_NUMBER_OFFSET[kind]
     number = _NUMBER_WITHOUT_SOURCE if source.series_number is None else source.series_number * 100
     return number + offset if number + offset <= _GREATEST_NUMBER else _NUMBER_WITHOUT_SOURCE + offset

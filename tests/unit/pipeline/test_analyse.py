@@ -87,6 +87,7 @@ def test_a_finding_keeps_its_promises(sick: Volume, bundle: Bundle) -> None:
     peaks = [lesion.max_score for lesion in finding.lesions]
     assert peaks == sorted(peaks, reverse=True)
     for lesion in finding.lesions:
+        assert lesion.laterality is not None  # the registration of each analysis tells it
         low, high = lesion.bounding_box_lps_mm
         assert all(a < c < b for a, c, b in zip(low, lesion.centroid_lps_mm, high, strict=True))
         assert lesion.volume_mm3 == pytest.approx(

@@ -17,10 +17,14 @@ from anomalyd.pipeline.results.header import read_source
 from anomalyd.pipeline.results.objects import ResultContext, ResultKind, ResultObject
 from anomalyd.pipeline.results.seg import build_segmentation
 from anomalyd.pipeline.results.version import version_line
-from findings import DARK, JOB_TIME, context_of
+from findings import DARK, JOB_TIME, context_of, only
 from phantoms import PhantomWriter
 
 COARSE = (9.0, 4.0, 4.0)
+
+
+def seg_of(results: tuple[ResultObject, ...]) -> Dataset:
+    return opened(only(results, ResultKind.SEG))
 
 
 def opened(result: ResultObject) -> Dataset:
@@ -36,13 +40,13 @@ def context(tmp_path: Path) -> ResultContext:
     return context_of(PhantomWriter(spacing_mm=COARSE, order="shuffled").write(tmp_path / "series"))
 
 
-def test_heatmaps_come_first_one_for_each_slice_then_one_seg(context: ResultContext) -> None:
+def test_heatmaps_come_first_one_for_each_slice_then_one_seg_then_the_report(context: ResultContext) -> None:
     results = build_results(context)
     slices = context.volume.grid.shape[0]
-    assert [result.kind for result in results] == [ResultKind.HEATMAP] * slices + [ResultKind.SEG]
-    assert [result.instance_number for result in results] == [*range(1, slices + 1), 1]
-    assert len({result.sop_instance_uid for result in results}) == slices + 1
-    assert len({result.series_uid for result in results}) == 2
+    assert [result.kind for result in results] == [ResultKind.HEATMAP] * slices + [ResultKind.SEG, ResultKind.SR]
+    assert [result.instance_number for result in results] == [*range(1, slices + 1), 1, 1]
+    assert len({result.sop_instance_uid for result in results}) == slices + 2
+    assert len({result.series_uid for result in results}) == 3
     for result in results:
         dataset = opened(result)
         assert (dataset.SOPInstanceUID, dataset.SeriesInstanceUID, dataset.SOPClassUID) == (
@@ -52,11 +56,11 @@ def test_heatmaps_come_first_one_for_each_slice_then_one_seg(context: ResultCont
         )
 
 
-def test_nothing_found_makes_heatmaps_and_no_seg(tmp_path: Path) -> None:
+def test_nothing_found_makes_heatmaps_and_a_report_and_no_seg(tmp_path: Path) -> None:
     healthy = context_of(PhantomWriter(spacing_mm=COARSE).write(tmp_path / "healthy", lesion_at=None), ())
     results = build_results(healthy)
-    assert {result.kind for result in results} == {ResultKind.HEATMAP}
-    assert len(results) == healthy.volume.grid.shape[0]
+    assert {result.kind for result in results} == {ResultKind.HEATMAP, ResultKind.SR}
+    assert len(results) == healthy.volume.grid.shape[0] + 1
     with pytest.raises(Broken, match="no segmentation"):
         build_segmentation(read_source(healthy.headers, healthy.volume), healthy)
 
@@ -103,7 +107,8 @@ def test_a_later_job_changes_times_and_no_uid(context: ResultContext) -> None:
 
 
 def test_every_date_and_time_comes_from_the_job(context: ResultContext) -> None:
-    for dataset in (opened(build_results(context)[0]), opened(build_results(context)[-1])):
+    results = build_results(context)
+    for dataset in (opened(results[0]), *(opened(only(results, kind)) for kind in (ResultKind.SEG, ResultKind.SR))):
         assert {dataset.InstanceCreationDate, dataset.ContentDate, dataset.SeriesDate} == {"20260105"}
         assert {dataset.InstanceCreationTime, dataset.ContentTime, dataset.SeriesTime} == {"112233.456789"}
         moments = [one.get("ContributionDateTime") for one in dataset.ContributingEquipmentSequence]
@@ -113,8 +118,8 @@ def test_every_date_and_time_comes_from_the_job(context: ResultContext) -> None:
 def test_times_are_those_of_the_zone_that_the_source_states(tmp_path: Path) -> None:
     writer = PhantomWriter(spacing_mm=COARSE, attributes={"TimezoneOffsetFromUTC": "+0930"})
     context = context_of(writer.write(tmp_path), job_time=JOB_TIME.astimezone(timezone(timedelta(hours=-5))))
-    for result in (build_results(context)[0], build_results(context)[-1]):
-        dataset = opened(result)
+    results = build_results(context)
+    for dataset in (opened(results[0]), *(opened(only(results, kind)) for kind in (ResultKind.SEG, ResultKind.SR))):
         assert dataset.TimezoneOffsetFromUTC == "+0930"
         assert (dataset.ContentDate, dataset.ContentTime) == ("20260105", "205233.456789")
 
@@ -128,12 +133,12 @@ def test_series_numbers_follow_that_of_the_source(
 ) -> None:
     context = context_of(PhantomWriter(spacing_mm=COARSE, attributes={"SeriesNumber": number}).write(tmp_path))
     results = build_results(context)
-    assert (opened(results[-1]).SeriesNumber, opened(results[0]).SeriesNumber) == expected
+    assert (seg_of(results).SeriesNumber, opened(results[0]).SeriesNumber) == expected
 
 
 def test_descriptions_say_research_in_every_series(context: ResultContext) -> None:
     results = build_results(context)
-    heatmap, segmentation = opened(results[0]), opened(results[-1])
+    heatmap, segmentation = opened(results[0]), seg_of(results)
     assert heatmap.SeriesDescription == "anomalyd HEATMAP (research)"
     assert segmentation.SeriesDescription == "anomalyd SEG (research)"
     assert "RESEARCH USE ONLY" in heatmap.ImageComments
@@ -145,12 +150,12 @@ def test_descriptions_say_research_in_every_series(context: ResultContext) -> No
 def test_one_version_line_stands_in_every_place(context: ResultContext) -> None:
     line = version_line(context.finding.model)
     results = build_results(context)
-    for dataset in (opened(results[0]), opened(results[-1])):
+    for dataset in (opened(results[0]), seg_of(results), opened(only(results, ResultKind.SR))):
         assert dataset.SoftwareVersions == line
         ours = [one for one in dataset.ContributingEquipmentSequence if one.get("Manufacturer") == "anomalyd"]
         assert [one.SoftwareVersions for one in ours] == [line]
     assert line in opened(results[0]).DerivationDescription
-    for segment in opened(results[-1]).SegmentSequence:
+    for segment in seg_of(results).SegmentSequence:
         (algorithm,) = segment.SegmentationAlgorithmIdentificationSequence
         assert algorithm.AlgorithmVersion == line
         assert segment.SegmentAlgorithmName == "anomalyd"
@@ -183,7 +188,7 @@ def test_orientations_that_differ_by_rounding_become_one_and_more_is_refused(con
 
 
 def test_segments_are_the_lesions_in_their_order_with_sign_and_tracking(context: ResultContext) -> None:
-    segmentation = opened(build_results(context)[-1])
+    segmentation = seg_of(build_results(context))
     assert [s.SegmentLabel for s in segmentation.SegmentSequence] == ["Anomaly 1 (darker)", "Anomaly 2 (brighter)"]
     assert [s.TrackingID for s in segmentation.SegmentSequence] == ["anomaly-1", "anomaly-2"]
     assert len({s.TrackingUID for s in segmentation.SegmentSequence}) == 2
@@ -199,7 +204,7 @@ def test_segments_are_the_lesions_in_their_order_with_sign_and_tracking(context:
 def test_the_seg_names_every_source_image(tmp_path: Path, is_enhanced: bool) -> None:  # noqa: FBT001 - a parameter
     writer = PhantomWriter(spacing_mm=COARSE, enhanced=is_enhanced, order="reversed", groups_per_frame=is_enhanced)
     context = context_of(writer.write(tmp_path))
-    segmentation = opened(build_results(context)[-1])
+    segmentation = seg_of(build_results(context))
     (series,) = segmentation.ReferencedSeriesSequence
     named = {item.ReferencedSOPInstanceUID for item in series.ReferencedInstanceSequence}
     assert named == {header.SOPInstanceUID for header in context.headers}

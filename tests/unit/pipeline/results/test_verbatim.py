@@ -27,11 +27,11 @@ NAMES = {
 
 
 def results_of(writer: PhantomWriter, folder: Path) -> tuple[Dataset, list[Dataset]]:
-    """The first source, unread, and one heatmap and the SEG, unread."""
+    """The first source, unread, and one heatmap, the SEG and the report, unread."""
     series = writer.write(folder)
     results = build_results(context_of(series, [DARK]))
     source = pydicom.dcmread(series.files[0], stop_before_pixels=True)
-    return source, [pydicom.dcmread(io.BytesIO(results[k].data)) for k in (0, -1)]
+    return source, [pydicom.dcmread(io.BytesIO(results[k].data)) for k in (0, -2, -1)]
 
 
 def raw(dataset: Dataset, keyword: str) -> bytes:
@@ -117,7 +117,7 @@ def test_invalid_values_stay_as_invalid_as_they_were(
             tag, representation, len(value), value, 0, is_implicit_VR=False, is_little_endian=True
         )
     results = build_results(context)
-    for result in (results[0], results[-1]):
+    for result in (results[0], *results[-2:]):
         assert raw(pydicom.dcmread(io.BytesIO(result.data)), keyword) == value
 
 
