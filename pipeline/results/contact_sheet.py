@@ -1,6 +1,5 @@
 """contact-sheet.png: a finding at one glance; source, scores and healthy counterpart of a few slices side by side."""
 
-from dataclasses import dataclass
 from io import BytesIO
 from typing import Final, cast
 
@@ -11,36 +10,16 @@ from anomalyd.pipeline.finding import Finding
 from anomalyd.pipeline.results.colour import RGB8, ScoreScale
 from anomalyd.pipeline.results.legend import colour_bar
 from anomalyd.pipeline.results.paint import Painter, choose_window
-from anomalyd.pipeline.results.place import TOWARDS, place_of
+from anomalyd.pipeline.results.place import place_of
+from anomalyd.pipeline.results.upright import View, view_of
 from anomalyd.pipeline.results.version import RESEARCH_USE, version_line
-from anomalyd.pipeline.volume import Grid, Volume
+from anomalyd.pipeline.volume import Volume
 
 _SLICES = 6
 _LESION_SLICES = 4
 _TILE = 230  # pixels, the longer side of a slice
 _FONT, _GAP, _TITLE_LINES = 15, 6, 3
 _ROWS: Final = ("source", "score over source", "healthy reconstruction")
-_X, _Y, _Z = 0, 1, 2
-
-
-@dataclass(frozen=True, slots=True)
-class _View:
-    """How slices are turned to be seen as radiologists do: back below or feet below, patient's left or back at right.
-
-    letters: what lies at the left and at the top.
-    """
-
-    is_transposed: bool
-    flips_rows: bool
-    flips_columns: bool
-    aspect: float
-    """Height of a pixel over its width, after the turn."""
-    letters: tuple[str, str]
-
-    def turned(self, picture: RGB8) -> RGB8:
-        turned = picture.transpose(1, 0, 2) if self.is_transposed else picture
-        turned = turned[::-1] if self.flips_rows else turned
-        return turned[:, ::-1] if self.flips_columns else turned
 
 
 def contact_sheet(volume: Volume, finding: Finding, window: tuple[float, float] | None = None) -> bytes:
@@ -49,7 +28,7 @@ def contact_sheet(volume: Volume, finding: Finding, window: tuple[float, float] 
     window: centre and width that the source states, if it does. No text of the patient; the same input, the same bytes.
     """
     font = cast("ImageFont.FreeTypeFont", ImageFont.load_default(_FONT))
-    scale, view = ScoreScale(finding.threshold), _view(volume.grid)
+    scale, view = ScoreScale(finding.threshold), view_of(volume.grid)
     shown = choose_window(window, volume.voxels, finding.brain_mask)
     painter = Painter(shown, scale)
     columns = []
@@ -59,7 +38,7 @@ def contact_sheet(volume: Volume, finding: Finding, window: tuple[float, float] 
             painter.overlay(volume.voxels[k], finding.score_map[k], finding.labels[k] > 0),
             painter.grey(finding.reconstruction[k]),
         )
-        columns.append((place_of(volume.grid, k), [_tile(view.turned(picture), view.aspect) for picture in pictures]))
+        columns.append((place_of(volume.grid, k), [view.tile(picture, _TILE) for picture in pictures]))
     sheet = _mounted(columns, view, font, _title(finding), colour_bar(scale, font, 3 * _TILE))
     with BytesIO() as file:
         sheet.save(file, format="PNG")
@@ -78,26 +57,6 @@ def _slices(finding: Finding) -> list[int]:
     return sorted(chosen)
 
 
-def _view(grid: Grid) -> _View:
-    row, column = grid.index_to_lps[:3, 1], grid.index_to_lps[:3, 2]
-    row_mm, column_mm = float(np.linalg.norm(row)), float(np.linalg.norm(column))
-    is_transposed = int(np.argmax(np.abs(row))) == _X or int(np.argmax(np.abs(column))) == _Z
-    if is_transposed:
-        row, column, row_mm, column_mm = column, row, column_mm, row_mm
-    down, across = int(np.argmax(np.abs(row))), int(np.argmax(np.abs(column)))
-    flips_rows = bool(row[down] > 0) if down == _Z else bool(row[down] < 0)
-    flips_columns = bool(column[across] < 0)
-    top = TOWARDS[down][1 if down == _Z else 0]
-    return _View(is_transposed, flips_rows, flips_columns, row_mm / column_mm, (TOWARDS[across][0], top))
-
-
-def _tile(picture: RGB8, aspect: float) -> Image.Image:
-    height, width = picture.shape[0] * aspect, float(picture.shape[1])
-    factor = _TILE / max(height, width)
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    return Image.fromarray(np.ascontiguousarray(picture)).resize(size, Image.Resampling.BICUBIC)
-
-
 def _title(finding: Finding) -> list[str]:
     found = "nothing found above the threshold"
     if finding.lesions:
@@ -111,7 +70,7 @@ def _title(finding: Finding) -> list[str]:
 
 def _mounted(
     columns: list[tuple[str, list[Image.Image]]],
-    view: _View,
+    view: View,
     font: ImageFont.FreeTypeFont,
     title: list[str],
     bar: RGB8,

@@ -55,19 +55,25 @@ class Legend:
         brain_at = brain.sum(axis=0, dtype=np.int64)
         facts = self._text(_wrapped(lines, self._font, columns - 2 * _MARGIN))
         bar = colour_bar(scale, self._font, rows)
-        width = min(columns, max(self._width(RESEARCH_USE), self._width(_WIDEST_PLACE)) + 2 * _MARGIN)
-        self._notice_shape = (2 * self._line_height() + _MARGIN, width)
+        width = min(
+            columns, max(self._width(text) for text in (RESEARCH_USE, _WIDEST_PLACE, _WIDEST_PEAK)) + 2 * _MARGIN
+        )
+        self._notice_shape = (_NOTICE_LINES * self._line_height() + _MARGIN, width)
         places = _least_hiding(brain_at, (facts.shape[:2], self._notice_shape, bar.shape[:2]))
         facts_place, self._notice_place, bar_place = places
         self._fixed = tuple((place, block) for place, block in ((facts_place, facts), (bar_place, bar)) if place)
 
-    def draw(self, picture: RGB8, place_text: str) -> None:
-        """Writes into a picture (rows, columns, 3). place_text: number and position of its slice."""
+    def draw(self, picture: RGB8, place_text: str, peak: float) -> None:
+        """Writes into a picture (rows, columns, 3). place_text: where its slice lies; peak: its top score."""
         for place, block in self._fixed:
             _put(picture, place, block)
         if self._notice_place is not None:
             rows, columns = self._notice_shape
-            _put(picture, self._notice_place, self._text([RESEARCH_USE, place_text], rows, columns))
+            _put(
+                picture,
+                self._notice_place,
+                self._text([RESEARCH_USE, place_text, f"highest score {peak:.3g}"], rows, columns),
+            )
 
     def _text(self, lines: Sequence[str], rows: int = 0, columns: int = 0) -> RGB8:
         """White text on black; the first line warm where it is the research notice."""
@@ -90,6 +96,8 @@ class Legend:
 
 
 _WIDEST_PLACE: Final = "slice 888/888  S -888.8 mm"
+_WIDEST_PEAK: Final = "highest score 8.88e-08"
+_NOTICE_LINES: Final = 3
 
 
 def _put(picture: RGB8, place: _Place, block: RGB8) -> None:
