@@ -1,5 +1,6 @@
 """What `anomalyd check` tries: configuration, bundles, disk, database, who may send, every destination."""
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -13,8 +14,10 @@ from anomalyd.errors import AnomalydError
 from anomalyd.pipeline.bundle import load_bundle
 from anomalyd.pipeline.finding import Contrast
 from anomalyd.pipeline.settings import PipelineSettings
-from anomalyd.storage.engine import open_store
+from anomalyd.storage.engine import Store, open_store
 from anomalyd.storage.settings import StorageSettings
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class Grade(StrEnum):
@@ -43,6 +46,7 @@ def check_all(settings: Settings) -> Iterator[Checked]:
     yield from check_disk(settings.storage)
     yield from check_database(settings.storage)
     yield from check_destinations(settings.daemon)
+    yield from check_confirmation(settings)
 
 
 def check_senders(daemon: DaemonSettings) -> Iterator[Checked]:
@@ -144,6 +148,28 @@ def check_destinations(daemon: DaemonSettings) -> Iterator[Checked]:
             yield Checked(Grade.OK if step.is_ok else Grade.WRONG, f"destination {to.name}", step.text, step.mend or "")
     if daemon.return_to_sender:
         yield from _check_return(daemon)
+
+
+def check_confirmation(settings: Settings) -> Iterator[Checked]:
+    """What each destination offers to prove that it has what was sent, beside what `confirm` asks of it."""
+    from anomalyd.daemon.probe_confirmation import probe_confirmation  # noqa: PLC0415 - pynetdicom, for this check only
+
+    daemon, storage = settings.daemon, settings.storage
+    is_there = storage.url is not None or (storage.root / "anomalyd.db").exists()
+    store: Store | None = None
+    with contextlib.suppress(AnomalydError):  # check_database has told
+        store = open_store(storage) if is_there else None
+    try:
+        for to in daemon.destinations:
+            subject = f"confirmation {to.name}"
+            if to.confirm == "commitment" and daemon.is_loopback and to.asked.host not in LOOPBACK:
+                text = f"daemon.host is {daemon.host}: no report of a storage commitment can come in"
+                yield Checked(Grade.NOTE, subject, text, "set daemon.host, unless it reports on the same association")
+            for step in probe_confirmation(to, daemon, store):
+                yield Checked(Grade.OK if step.is_ok else Grade.WRONG, subject, step.text, step.mend or "")
+    finally:
+        if store is not None:
+            store.close()
 
 
 def _check_return(daemon: DaemonSettings) -> Iterator[Checked]:

@@ -163,6 +163,33 @@ def _sent(told: _Told) -> str:
     return f"{told.results} stored by {told.row.destination} (status {told['status']})"
 
 
+def _asked(told: _Told) -> str:
+    how = {"query": "by a query", "storage commitment": "for storage commitment"}.get(str(told["how"]), told["how"])
+    again = f", question {told['asked']}" if told.detail.get("asked", 1) > 1 else ""
+    return f"asked {told.row.destination} {how} about {told['objects']} results{again}"
+
+
+def _missing(told: _Told) -> str:
+    return f"{told.results} missing at {told.row.destination}, though stored there before: {told['reason']}"
+
+
+def _unanswered(told: _Told) -> str:
+    again = _seconds(told.last.get("again_in_s", "?"))
+    return f"{told.results} not confirmed by {told.row.destination}: {told['error']}; asked again in {again}"
+
+
+def _commitment_requested(told: _Told) -> str:
+    return f"{told.sender} asked for a storage commitment of {told['objects']} images"
+
+
+def _commitment_reported(told: _Told) -> str:
+    what = f"{told.detail.get('committed', 0)} images kept, {told.detail.get('failed', 0)} not"
+    error = told.detail.get("error")
+    if error:
+        return f"{told.row.calling_ae} could not be told about its storage commitment: {error}"
+    return f"told {told.row.calling_ae} on its storage commitment ({told['how']}): {what}"
+
+
 def _confirmed(told: _Told) -> str:
     ways = {"response": "by its answer", "query": "by a query", "storage commitment": "by storage commitment"}
     return f"{told.results} confirmed at {told.row.destination} {ways.get(str(told['how']), told['how'])}"
@@ -235,7 +262,12 @@ _TELLERS: Mapping[str, Callable[[_Told], str]] = {
     AuditKind.CANCELLED: _cancelled,
     AuditKind.SENDING: _sending,
     AuditKind.SENT: _sent,
+    AuditKind.ASKED: _asked,
     AuditKind.CONFIRMED: _confirmed,
+    AuditKind.MISSING: _missing,
+    AuditKind.UNANSWERED: _unanswered,
+    AuditKind.COMMITMENT_REQUESTED: _commitment_requested,
+    AuditKind.COMMITMENT_REPORTED: _commitment_reported,
     AuditKind.RETRIED: _retried,
     AuditKind.REFUSED_BY_PEER: _refused_by_peer,
     AuditKind.GAVE_UP: _gave_up,

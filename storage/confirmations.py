@@ -25,6 +25,7 @@ from anomalyd.storage.tables import DeliveryState
 
 KEEP_ENDED = timedelta(days=30)
 """Transactions that are over are remembered so long: a late report then still counts."""
+NO_JOB = 0
 ALARM_AFTER_ASKED = 3
 """After so many questions about the same results without an answer an alarm tells; asking goes on."""
 NO_SUCH_CLASS, CLASS_CONFLICT = 0x0122, 0x0119
@@ -152,6 +153,13 @@ def mark_found(
             if row not in gone:
                 wait = first_wait * (1 << min(known[row.id].asked - 1, 20) if row.id in known else 1)
                 change(connection, [row], next_at=now + wait, error="not found there yet")
+
+
+def expect_report(store: Store, transaction_uid: str, destination: str) -> None:
+    """A transaction about none of our results, to see whether a report of it arrives (`anomalyd check`)."""
+    values = {"transaction_uid": transaction_uid, "destination": destination, "asked_at": store.clock()}
+    with store.write() as connection:
+        connection.execute(insert(Commitment).values(job_id=NO_JOB, objects=1, **values))
 
 
 def record_report(

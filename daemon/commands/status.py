@@ -130,6 +130,11 @@ def _moving(out: "Console", seen: "Overview", settings: Settings) -> None:
     out.print(f"Receiving  {len(seen.receiving)} series" + _counts(seen.series_counts))
     out.print(f"Queued     {len(seen.queued)} jobs{oldest}; running: {running}")
     out.print(f"Leaving    {waiting} results" + _counts(seen.delivery_counts))
+    for group in (group for group in seen.moving if group.state == "sent"):
+        why = f": {group.error}" if group.error else ""
+        since = f"since {local(group.since)}, asked again {local(group.next_at)}"
+        what = f"{group.objects} results of job {group.job_id} at {group.destination}"
+        out.print(f"To confirm {what}, {since}{why}")
     for source in seen.sources:
         ago = age(source.last_at, seen.at)
         out.print(

@@ -104,6 +104,18 @@ def ask(
     return refused
 
 
+def offers_commitment(of: Destination, calling: AETitle) -> bool:
+    """Whether it takes the presentation context; nothing is asked."""
+    try:
+        association = associate(of, calling, [messages.context()])
+    except OSError:
+        return False
+    offers = association.is_established
+    if offers:
+        association.release()
+    return offers
+
+
 def _ask_one(association: Association, request: Request, number: int) -> Refusal | None:
     try:
         status, _ = association.send_n_action(
