@@ -3,8 +3,6 @@
 dciodvfy and dcentvfy may complain of what the source already has, and of nothing else (RESULTS 8).
 """
 
-import re
-import subprocess
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -22,18 +20,10 @@ from conftest import RequirePeer
 from dcmqi_reader import segment_points
 from findings import BRIGHT, DARK, JOB_TIME, ReadSeries, context_of, finding_of, only, read_series
 from phantoms import PATIENT_MARKERS, PLANES, PhantomWriter, Plane
+from validity import assert_valid
 
 pytestmark = pytest.mark.peer
 
-EXTENDED = (  # a Secondary Capture with the geometry of its slice is a Standard Extended SOP class (RESULTS 3)
-    "Slice Thickness", "Spacing Between Slices", "Image Position (Patient)", "Image Orientation (Patient)",
-    "Frame of Reference UID", "Position Reference Indicator", "this is a Standard Extended SOP Class",
-    "Unrecognized defined term <99ANOMALYD>",  # there is no standard code for a score of ours (RESULTS 4)
-)  # fmt: skip
-BETWEEN = (
-    "ProcedureCodeSequence",  # an empty sequence of Type 3 is an error in the source and dropped here (Philips)
-    "Element=<AccessionNumber> IE",  # in each set with an SR: dcentvfy counts it to its series there (RESULTS 8)
-)
 COARSE = (6.0, 3.0, 3.0)
 WRITERS = {
     "axial": PhantomWriter(spacing_mm=COARSE),
@@ -57,42 +47,6 @@ REAL = (
     "siemens-trio-t1-memprage",
     "siemens-trio-t2-tse-axial",
 )
-
-
-def written(results: Sequence[ResultObject], folder: Path) -> list[Path]:
-    folder.mkdir()
-    paths = [folder / f"{one.kind}-{one.instance_number}.dcm" for one in results]
-    for path, one in zip(paths, results, strict=True):
-        path.write_bytes(one.data)
-    return paths
-
-
-def complaints(program: str, *paths: Path) -> set[str]:
-    """Lines of stderr, without the files' names and without the line that names the kind of object."""
-    run = subprocess.run([program, *paths], capture_output=True, text=True, errors="replace", check=False)
-    lines = (re.sub(r"</\S+>", "FILE", line) for line in run.stderr.splitlines())
-    return {line for line in lines if line.startswith(("Error", "Warning"))}
-
-
-def assert_valid(sources: Sequence[Path], results: Sequence[ResultObject], folder: Path, peer: RequirePeer) -> None:
-    dciodvfy, dcentvfy = peer("dciodvfy"), peer("dcentvfy")
-    paths = written(results, folder)
-    known = complaints(dciodvfy, sources[0])
-    for path in some_of_each(results, paths):
-        fresh = complaints(dciodvfy, path) - known
-        assert not {line for line in fresh if not any(words in line for words in EXTENDED)}, path.name
-    some = [*sources[::8], *some_of_each(results, paths, every=8)]  # it compares each with each
-    between = complaints(dcentvfy, *some) - complaints(dcentvfy, *sources[::8])
-    assert not {line for line in between if not any(words in line for words in BETWEEN)}
-
-
-def some_of_each(results: Sequence[ResultObject], paths: Sequence[Path], every: int | None = None) -> list[Path]:
-    """Of each kind the first and the last, or every n-th."""
-    chosen: list[Path] = []
-    for kind in dict.fromkeys(one.kind for one in results):
-        of_kind = [path for path, one in zip(paths, results, strict=True) if one.kind is kind]
-        chosen += of_kind[::every] if every else dict.fromkeys((of_kind[0], of_kind[-1]))
-    return chosen
 
 
 @pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
