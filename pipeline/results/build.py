@@ -7,6 +7,8 @@ from typing import Final
 from anomalyd.pipeline.results.header import Source, read_source
 from anomalyd.pipeline.results.heatmap import build_heatmaps
 from anomalyd.pipeline.results.objects import ResultContext, ResultObject
+from anomalyd.pipeline.results.parametric_map import build_parametric_map
+from anomalyd.pipeline.results.score_map import build_score_maps
 from anomalyd.pipeline.results.seg import build_segmentation
 from anomalyd.pipeline.results.structured_report import build_structured_report
 from anomalyd.pipeline.results.summary import build_summary
@@ -41,10 +43,21 @@ def _report(source: Source, context: ResultContext) -> Iterable[ResultObject]:
     return (build_structured_report(source, context),)
 
 
+def _labelmap(source: Source, context: ResultContext) -> Iterable[ResultObject]:
+    return (build_segmentation(source, context, ResultKind.LABELMAP),) if context.finding.lesions else ()
+
+
+def _parametric_map(source: Source, context: ResultContext) -> Iterable[ResultObject]:
+    return (build_parametric_map(source, context),)
+
+
 BUILDERS: Final[dict[ResultKind, Builder]] = {
     ResultKind.HEATMAP: build_heatmaps,
     ResultKind.SUMMARY: _summary,
     ResultKind.SEG: _segmentation,
+    ResultKind.SCORE_MAP: build_score_maps,
+    ResultKind.PARAMETRIC_MAP: _parametric_map,
+    ResultKind.LABELMAP: _labelmap,
     ResultKind.SR: _report,
 }
 """In the order of sending."""

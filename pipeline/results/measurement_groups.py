@@ -12,19 +12,19 @@ from anomalyd.pipeline.finding import Finding, Laterality, Lesion
 from anomalyd.pipeline.results.header import Source, SourceSlice
 from anomalyd.pipeline.results.objects import ResultContext, ResultKind
 from anomalyd.pipeline.results.outline import WorstSlice, worst_slices
+from anomalyd.pipeline.results.own_codes import (
+    ANOMALY_SCORE,
+    CANDIDATES,
+    CENTROID,
+    NOTHING_FOUND,
+    SCAN_SCORE,
+    THRESHOLD,
+)
 from anomalyd.pipeline.results.stamp import ascii_text
 from anomalyd.pipeline.results.uids import ResultKey
 from anomalyd.pipeline.results.version import PRODUCT, RESEARCH_USE, version_line
 
-SCHEME: Final = "99ANOMALYD"
-"""There is no standard code for a score of ours (PS3.16 8: private schemes begin with 99)."""
-ANOMALY_SCORE: Final = Code("anomaly_score", SCHEME, "Anomaly score")
-SCAN_SCORE: Final = Code("scan_score", SCHEME, "Anomaly score of the scan")
-THRESHOLD: Final = Code("threshold", SCHEME, "Threshold of the anomaly score")
-CANDIDATES: Final = Code("candidates", SCHEME, "Number of candidates above threshold")
-CENTROID: Final = tuple(Code(f"centroid_{axis}", SCHEME, f"Centroid {axis} (LPS)") for axis in "xyz")
 NOTHING: Final = "no candidate above threshold"
-NOTHING_FOUND: Final = Code("no_candidate", SCHEME, "No candidate above threshold")
 MRI_OF_BRAIN: Final = Code("816077007", "SCT", "Magnetic resonance imaging of brain")
 SIDES: Final = {
     Laterality.LEFT: codes.SCT.Left,

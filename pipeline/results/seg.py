@@ -1,4 +1,4 @@
-"""The binary Segmentation object: one segment for each lesion, on the source's own slices (PS3.3 A.51)."""
+"""Segmentation objects: one segment for each lesion, on the source's own slices (PS3.3 A.51, A.95)."""
 
 from typing import Final
 
@@ -6,27 +6,34 @@ import highdicom as hd
 import numpy as np
 from highdicom.color import CIELabColor
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
-from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
+from pydicom.uid import ExplicitVRLittleEndian
 
 from anomalyd.errors import Broken
 from anomalyd.pipeline.finding import Finding, Lesion, Sign
-from anomalyd.pipeline.results.header import Source, stand_in_uid, stand_ins
-from anomalyd.pipeline.results.objects import ResultContext, ResultKind, ResultObject
-from anomalyd.pipeline.results.stamp import ascii_text, copy_lossiness, item, key_of, part10, series_number, stamp
+from anomalyd.pipeline.results.header import Source, stand_ins
+from anomalyd.pipeline.results.objects import SOP_CLASSES, ResultContext, ResultKind, ResultObject
+from anomalyd.pipeline.results.references import name_as_received, replace_organization
+from anomalyd.pipeline.results.stamp import ascii_text, copy_lossiness, key_of, part10, series_number, stamp
 from anomalyd.pipeline.results.uids import ResultKey
 from anomalyd.pipeline.results.version import PRODUCT, RESEARCH_USE, version_line
 
 SEGMENT_COLOURS: Final = ((255, 80, 0), (255, 200, 0), (255, 0, 60), (255, 140, 60), (220, 60, 0), (255, 230, 110))
 """RGB, taken in turn; warm, as the heatmap, so that a viewer's own cold colours stay free."""
 SIGN_WORDS: Final = {Sign.HYPO: "darker", Sign.HYPER: "brighter"}
+_TYPES: Final = {
+    ResultKind.SEG: SegmentationTypeValues.BINARY,
+    ResultKind.LABELMAP: SegmentationTypeValues.LABELMAP,
+}
+_DIMENSIONS: Final = {ResultKind.SEG: 1, ResultKind.LABELMAP: 2}
+_BITS_OF_A_BYTE: Final = 8
 _LARGEST_BYTE = np.iinfo(np.uint8).max
 
 
-def build_segmentation(source: Source, context: ResultContext) -> ResultObject:
+def build_segmentation(source: Source, context: ResultContext, kind: ResultKind = ResultKind.SEG) -> ResultObject:
     """One object with a segment per lesion; voxels on interpolated slices are not in it.
 
+    kind: SEG is binary, as every viewer reads it; LABELMAP has the same segments in one frame per slice.
     Raises Broken when there is no lesion (an empty SEG says nothing: send none) or one without a voxel.
     """
     finding = context.finding
@@ -38,11 +45,11 @@ def build_segmentation(source: Source, context: ResultContext) -> ResultObject:
     segmentation = Segmentation(
         source_images=stand_ins(source),
         pixel_array=labels.astype(np.uint8) if len(finding.lesions) <= _LARGEST_BYTE else labels,
-        segmentation_type=SegmentationTypeValues.BINARY,
+        segmentation_type=_TYPES[kind],
         segment_descriptions=[_description(lesion, context, key) for lesion in finding.lesions],
-        series_instance_uid=key.series(ResultKind.SEG),
-        series_number=series_number(source, ResultKind.SEG),
-        sop_instance_uid=key.instance(ResultKind.SEG, 1),
+        series_instance_uid=key.series(kind),
+        series_number=series_number(source, kind),
+        sop_instance_uid=key.instance(kind, 1),
         instance_number=1,
         manufacturer=PRODUCT,
         manufacturer_model_name=PRODUCT,
@@ -53,18 +60,21 @@ def build_segmentation(source: Source, context: ResultContext) -> ResultObject:
         content_creator_name=f"{PRODUCT}^",
         transfer_syntax_uid=ExplicitVRLittleEndian,
         omit_empty_frames=True,
-        series_description=f"{PRODUCT} SEG (research)",
+        series_description=f"{PRODUCT} {kind.upper()} (research)",
     )
-    segmentation["PixelData"].VR = "OB"  # highdicom leaves the choice to a step of pydicom that `part10` does not take
-    _name_as_received(segmentation, source)
-    _replace_organization(segmentation, key.instance("dimension", 1))
+    # highdicom leaves the choices to a step of pydicom that `part10` does not take
+    segmentation["PixelData"].VR = "OB" if segmentation.BitsAllocated <= _BITS_OF_A_BYTE else "OW"
+    if "PixelPaddingValue" in segmentation:  # of a label map: the background
+        segmentation["PixelPaddingValue"].VR = "US"
+    name_as_received(segmentation, source)
+    replace_organization(segmentation, key.instance("dimension", _DIMENSIONS[kind]))
     copy_lossiness(segmentation, source)
     stamp(segmentation, source, context)
     return ResultObject(
-        ResultKind.SEG,
-        SegmentationStorage,
-        key.instance(ResultKind.SEG, 1),
-        key.series(ResultKind.SEG),
+        kind,
+        SOP_CLASSES[kind],
+        key.instance(kind, 1),
+        key.series(kind),
         1,
         part10(segmentation),
     )
@@ -110,29 +120,3 @@ def _words(lesion: Lesion, context: ResultContext) -> str:
     )
     warnings = "".join(f" Warning: {warning}." for warning in context.all_warnings)
     return ascii_text(text + warnings)[:1024]
-
-
-def _name_as_received(segmentation: Dataset, source: Source) -> None:
-    """Puts the received objects, and the numbers of their frames, in the place of the stand-ins."""
-    by_stand_in = {stand_in_uid(image): image for image in source.slices}
-    for groups in segmentation.PerFrameFunctionalGroupsSequence:
-        for reference in groups.DerivationImageSequence[0].SourceImageSequence:
-            image = by_stand_in.get(reference.ReferencedSOPInstanceUID)
-            if image is None:  # segments in the same slice share one item, it has its name already
-                continue
-            reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = (
-                image.sop_class_uid,
-                image.instance_uid,
-            )
-            if image.frame is not None:
-                reference.ReferencedFrameNumber = image.frame
-    classes = {image.instance_uid: image.sop_class_uid for image in source.slices}
-    segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence = [
-        item(ReferencedSOPClassUID=sop_class, ReferencedSOPInstanceUID=uid) for uid, sop_class in classes.items()
-    ]
-
-
-def _replace_organization(segmentation: Dataset, uid: str) -> None:
-    """highdicom draws a random one."""
-    for part in (*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence):
-        part.DimensionOrganizationUID = uid
