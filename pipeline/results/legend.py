@@ -95,6 +95,8 @@ class Legend:
         return round(self._font.getlength(text))
 
 
+_FULL: Final = 256  # opacity
+_UNDER_THE_BAR: Final = 70  # grey
 _WIDEST_PLACE: Final = "slice 888/888  S -888.8 mm"
 _WIDEST_PEAK: Final = "highest score 8.88e-08"
 _NOTICE_LINES: Final = 3
@@ -122,7 +124,7 @@ def _wrapped(lines: Sequence[str], font: ImageFont.FreeTypeFont, width: int) -> 
 
 
 def colour_bar(scale: ScoreScale, font: ImageFont.FreeTypeFont, picture_rows: int) -> RGB8:
-    """The colours at full opacity from 0 (below) to the top of the scale, the threshold marked."""
+    """The colours over middle grey, as they lie over the source, from 0 (below) to the top, the threshold marked."""
     text = sum(font.getmetrics())
     height, width = max(3 * text, picture_rows // 3), max(4, text * 2 // 3)
     labels = [
@@ -133,10 +135,12 @@ def colour_bar(scale: ScoreScale, font: ImageFont.FreeTypeFont, picture_rows: in
     columns = width + 3 * _MARGIN + round(max(font.getlength(label) for _, label, _ in labels)) + _MARGIN
     image = Image.new("RGB", (columns, height + text + _MARGIN))
     pen = ImageDraw.Draw(image)
-    table, _ = colour_table()
+    table, opacity = colour_table()
+    share = (opacity / _FULL)[:, None]
+    seen = np.rint(table * share + _UNDER_THE_BAR * (1 - share)).astype(np.uint8)
     top = text // 2
     levels = np.linspace(LEVELS - 1, 0, height).astype(np.uint8)
-    colours = np.repeat(table[levels][:, None, :], width, axis=1)
+    colours = np.repeat(seen[levels][:, None, :], width, axis=1)
     image.paste(Image.fromarray(colours), (_MARGIN, top))
     for value, label, colour in labels:
         row = top + round((1 - value / scale.top) * (height - 1))

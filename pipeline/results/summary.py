@@ -45,7 +45,7 @@ def build_summary(source: Source, context: ResultContext) -> ResultObject:
 def slices_of(source: Source, finding: Finding) -> list[int]:
     """Up to SLICES source slices of the brain with the highest peaks, APART_MM from each other, in geometric order."""
     available = [image.index for image in source.slices]
-    brain = finding.brain_mask.any(axis=(1, 2))
+    brain = np.asarray(finding.brain_mask.any(axis=(1, 2)))
     with_brain = [k for k in available if brain[k]] or available
     peaks = finding.score_map.max(axis=(1, 2))
     step = finding.grid.spacing_mm[0]
@@ -73,14 +73,18 @@ def summary_picture(source: Source, context: ResultContext) -> RGB8:
 
 def _around_the_brain(finding: Finding) -> tuple[slice, slice]:
     """Rows and columns of the brain in all slices, with a margin."""
-    seen = finding.brain_mask.any(axis=0)
+    seen = np.asarray(finding.brain_mask.any(axis=0))
     if not seen.any():
         return slice(None), slice(None)
-    window = []
-    for axis, mm in enumerate(finding.grid.spacing_mm[1:]):
-        at, margin = np.flatnonzero(seen.any(axis=1 - axis)), round(_MARGIN_MM / mm)
-        window.append(slice(max(0, int(at[0]) - margin), int(at[-1]) + 1 + margin))
-    return window[0], window[1]
+    rows, columns = (
+        slice(max(0, int(at[0]) - margin), int(at[-1]) + 1 + margin)
+        for at, margin in zip(
+            (np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))),
+            (round(_MARGIN_MM / mm) for mm in finding.grid.spacing_mm[1:]),
+            strict=True,
+        )
+    )
+    return rows, columns
 
 
 def _title(finding: Finding) -> list[tuple[str, tuple[int, int, int]]]:

@@ -119,8 +119,8 @@ def test_one_series_leaves_its_results_in_the_folder_itself(
     out = tmp_path / "out"
     assert len(list((out / "heatmap").glob("*.dcm"))) == series.grid.shape[0]
     assert {path.name for path in out.iterdir()} == {
-        "report.json", "contact-sheet.png", "segmentation.dcm", "structured-report.dcm", "heatmap",
-         *(f"{name}.nii.gz" for name in NIFTI_NAMES),
+        "report.json", "contact-sheet.png", "segmentation.dcm", "structured-report.dcm", "summary.dcm",
+        "heatmap", *(f"{name}.nii.gz" for name in NIFTI_NAMES),
     }  # fmt: skip
     report = json.loads((out / "report.json").read_text())
     assert report["series_instance_uid"] == series.series_uid

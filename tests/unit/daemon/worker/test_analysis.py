@@ -76,7 +76,7 @@ def test_the_same_job_makes_the_same_bytes_again(
     assert isinstance(first, Analysed)
     assert isinstance(second, Analysed)
     assert first.results == second.results  # UIDs, digests, file names
-    assert {result.kind for result in first.results} == {"heatmap", "seg", "sr"}
+    assert {result.kind for result in first.results} == {"heatmap", "summary", "seg", "sr"}
     for result in first.results:
         assert objects.read_result(store, result.file.path, result.file.sha256)
     assert first.report["status"] == "analysed"

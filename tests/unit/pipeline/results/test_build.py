@@ -43,10 +43,11 @@ def context(tmp_path: Path) -> ResultContext:
 def test_heatmaps_come_first_one_for_each_slice_then_one_seg_then_the_report(context: ResultContext) -> None:
     results = build_results(context)
     slices = context.volume.grid.shape[0]
-    assert [result.kind for result in results] == [ResultKind.HEATMAP] * slices + [ResultKind.SEG, ResultKind.SR]
-    assert [result.instance_number for result in results] == [*range(1, slices + 1), 1, 1]
-    assert len({result.sop_instance_uid for result in results}) == slices + 2
-    assert len({result.series_uid for result in results}) == 3
+    others = [ResultKind.SUMMARY, ResultKind.SEG, ResultKind.SR]
+    assert [result.kind for result in results] == [ResultKind.HEATMAP] * slices + others
+    assert [result.instance_number for result in results] == [*range(1, slices + 1), 1, 1, 1]
+    assert len({result.sop_instance_uid for result in results}) == slices + 3
+    assert len({result.series_uid for result in results}) == 4
     for result in results:
         dataset = opened(result)
         assert (dataset.SOPInstanceUID, dataset.SeriesInstanceUID, dataset.SOPClassUID) == (
@@ -59,8 +60,8 @@ def test_heatmaps_come_first_one_for_each_slice_then_one_seg_then_the_report(con
 def test_nothing_found_makes_heatmaps_and_a_report_and_no_seg(tmp_path: Path) -> None:
     healthy = context_of(PhantomWriter(spacing_mm=COARSE).write(tmp_path / "healthy", lesion_at=None), ())
     results = build_results(healthy)
-    assert {result.kind for result in results} == {ResultKind.HEATMAP, ResultKind.SR}
-    assert len(results) == healthy.volume.grid.shape[0] + 1
+    assert {result.kind for result in results} == {ResultKind.HEATMAP, ResultKind.SUMMARY, ResultKind.SR}
+    assert len(results) == healthy.volume.grid.shape[0] + 2
     with pytest.raises(Broken, match="no segmentation"):
         build_segmentation(read_source(healthy.headers, healthy.volume), healthy)
 

@@ -139,7 +139,7 @@ def test_text_stands_where_the_brain_is_not(side: int, corner: tuple[int, int]) 
     brain[:, :, : side // 3] = False
     picture = np.zeros((side, side, 3), dtype=np.uint8)
     lines = ["score 1.23, percentile 97, 2 found", "anomalyd 0.1.0, bundle t1w-2026 0123456789abcdef"]
-    Legend((side, side), lines, ScoreScale(1.0), brain).draw(picture, "slice 1/3  S 0.0 mm")
+    Legend((side, side), lines, ScoreScale(1.0), brain).draw(picture, "slice 1/3  S 0.0 mm", 1.5)
     written = picture.any(axis=-1)
     assert written.sum() > 800
     assert (written & brain[0]).sum() < 0.35 * written.sum()
@@ -150,7 +150,7 @@ def test_pictures_of_any_shape_get_what_has_room(shape: tuple[int, int]) -> None
     picture = np.zeros((*shape, 3), dtype=np.uint8)
     brain = np.zeros((1, *shape), dtype=bool)
     Legend(shape, ["score 1", "anomalyd 0.1.0, bundle x 0123456789abcdef"], ScoreScale(1.0), brain).draw(
-        picture, "slice 1/1"
+        picture, "slice 1/1", 0.5
     )
     assert (min(shape) < 64) or picture.any()
 
