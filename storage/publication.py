@@ -10,8 +10,12 @@ from sqlalchemy import Connection, Select, insert, select, update
 
 from anomalyd.errors import Broken
 from anomalyd.ids import InstanceUID, SeriesUID
+from anomalyd.storage import delivery_audit as told
 from anomalyd.storage import tables as t
-from anomalyd.storage.jobs import Job
+from anomalyd.storage.audit_events import AuditKind
+from anomalyd.storage.delivery_rows import read, rows
+from anomalyd.storage.engine import Store
+from anomalyd.storage.jobs import Job, job_by_id
 from anomalyd.storage.objects import StoredResult
 from anomalyd.storage.tables import DeliveryState
 
@@ -65,10 +69,10 @@ def publish(
     for result in results:
         if (owner := known.get(result.sop_instance_uid, job.id)) != job.id:
             raise ForeignResult(result, owner)
-    rows = [_row(job, result, now) for result in results]
-    if new := [row for row in rows if row["sop_instance_uid"] not in known]:
+    values = [_row(job, result, now) for result in results]
+    if new := [row for row in values if row["sop_instance_uid"] not in known]:
         connection.execute(insert(t.Result), new)
-    for row in rows:
+    for row in values:
         if row["sop_instance_uid"] in known:
             same = t.Result.sop_instance_uid == row["sop_instance_uid"]
             connection.execute(update(t.Result).where(same).values(**row))
@@ -76,6 +80,27 @@ def publish(
     ids = {row.id: kinds[row.sop_instance_uid] for row in connection.execute(_ids_of(kinds))}
     pairs = [(result_id, name) for result_id, kind in ids.items() for name in destinations if wants(name, kind)]
     _deliveries(connection, job, pairs, now)
+
+
+def deliver_kept(store: Store, job_id: int, destinations: Sequence[str], *, wants: Wants = everything) -> int:
+    """Deliveries of results that were kept and sent nowhere (too old, no destination then); gives how many are due now.
+
+    Raises NoSuchJob.
+    """
+    now = store.clock()
+    with store.write() as connection:
+        job = job_by_id(connection, job_id)
+        has_deliveries = select(t.Delivery.id).where(t.Delivery.job_id == job_id).limit(1)
+        if connection.execute(has_deliveries).first() is not None:
+            return 0
+        kept = select(t.Result.id, t.Result.kind).where(t.Result.job_id == job_id, t.Result.purged_at.is_(None))
+        results = connection.execute(kept.order_by(t.Result.id)).all()
+        _deliveries(
+            connection, job, [(row.id, name) for row in results for name in destinations if wants(name, row.kind)], now
+        )
+        made = read(connection, rows().where(t.Delivery.job_id == job_id).order_by(t.Delivery.id))
+        told.each(connection, made, AuditKind.REVIVED, now, detail={"by": "hand"})
+    return len(made)
 
 
 def summary(

@@ -97,7 +97,7 @@ def add_finished_job(
             kind="seg" if sop_class == SegmentationStorage else "heatmap",
             sop_class=sop_class,
             sop_instance_uid=InstanceUID(uid),
-            series_uid=SeriesUID(f"2.25.{number}.{int(sop_class == SegmentationStorage)}"),
+            series_uid=SeriesUID(f"{STUDY}.{sop_class[-1]}"),  # as in the object
             file=file,
         )
         for uid, sop_class, file in zip(uids, classes, files, strict=True)

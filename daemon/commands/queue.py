@@ -10,6 +10,8 @@ from anomalyd.daemon.commands.options import ConfigOption, JsonOption
 from anomalyd.daemon.commands.render import age, console, local, table, write_json
 
 if TYPE_CHECKING:
+    from anomalyd.daemon.settings import DaemonSettings
+    from anomalyd.storage.engine import Store
     from anomalyd.storage.jobs import Job
 
 JobArgument = Annotated[int, typer.Argument(metavar="JOB", help="Number as `anomalyd jobs` shows it.")]
@@ -56,15 +58,18 @@ def _facts(job: "Job") -> dict[str, Any]:
 
 
 def retry(job: JobArgument, config: ConfigOption = None) -> None:
-    """Try again: a failed, withheld or cancelled analysis, or its deliveries that were refused or given up."""
+    """Try again: a failed, withheld or cancelled analysis, its deliveries that were refused or given up, or that it
+    never had."""
     from anomalyd.daemon.wake import Role, notify
     from anomalyd.storage.deliveries import retry_deliveries
     from anomalyd.storage.jobs import job as find_job
-    from anomalyd.storage.queue import retry_job
+    from anomalyd.storage.queue import JobState, retry_job
 
-    with opened(config) as (_, store):
-        find_job(store, job)
+    with opened(config) as (settings, store):
+        found = find_job(store, job)
         revived = retry_deliveries(store, job)
+        if not revived and found.state is JobState.DONE:
+            revived = _deliver(store, found, settings.daemon)
         if revived:
             notify(store.root, Role.DISPATCHER)
             typer.echo(f"job {job}: {revived} deliveries are due again")
@@ -72,6 +77,17 @@ def retry(job: JobArgument, config: ConfigOption = None) -> None:
         queued = retry_job(store, job)
         notify(store.root, Role.WORKER)
         typer.echo(f"job {queued.id}: queued again")
+
+
+def _deliver(store: "Store", job: "Job", daemon: "DaemonSettings") -> int:
+    """Deliveries for a finished job that has none, by the configuration as it is now."""
+    from anomalyd.daemon.routing import destinations_for
+    from anomalyd.storage.publication import deliver_kept
+    from anomalyd.storage.series import series_row
+
+    series = series_row(store, job.study_uid, job.series_uid)
+    kinds = {to.name: to.send for to in destinations_for(daemon, series.calling_ae if series else None)}
+    return deliver_kept(store, job.id, tuple(kinds), wants=lambda name, kind: kind in kinds[name])
 
 
 def cancel(job: JobArgument, config: ConfigOption = None) -> None:

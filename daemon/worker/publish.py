@@ -77,7 +77,7 @@ def _tell_no_way_back(store: Store, series: SeriesRow) -> None:
                 kind=AlarmKind.DELIVERY_REFUSED,
                 subject=f"sender {series.calling_ae}",
                 text=f"results cannot be returned: no destination has the AE title {series.calling_ae}",
-                next_step="add it under daemon.destinations and restart, then `anomalyd retry` the job",
+                next_step="add it under daemon.destinations, restart; `anomalyd retry JOB` then sends what was made",
                 at=store.clock(),
                 study_uid=series.study_uid,
                 series_uid=series.series_uid,

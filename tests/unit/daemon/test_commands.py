@@ -121,6 +121,18 @@ def test_cancel_and_retry_move_a_job(stepped: SteppedStore, run: Run) -> None:
     assert "only a failed, withheld or cancelled one can be retried" in err
 
 
+def test_retry_sends_what_a_finished_job_has_made_and_nobody_got(
+    stepped: SteppedStore, run: Run, tmp_path: Path
+) -> None:
+    done = stepped.done()  # no destination had the sender's AE title, or the series was too old
+    assert run("retry", str(done.id))[0] == 1
+    destination = "{name: pacs, ae_title: PACS, host: 10.0.0.9, port: 104, send: [heatmap]}"
+    text = (tmp_path / "config.yaml").read_text().replace("accept_from: [any]", f"destinations: [{destination}]")
+    (tmp_path / "config.yaml").write_text(text)
+    assert "1 deliveries are due again" in run("retry", str(done.id))[1]
+    assert [row.kind for row in deliveries.deliveries(stepped.store)] == ["heatmap"]
+
+
 def test_retry_revives_deliveries_that_were_given_up(stepped: SteppedStore, run: Run) -> None:
     done = gave_up(stepped)
     assert "2 deliveries are due again" in run("retry", str(done.id))[1]
