@@ -71,6 +71,8 @@ APT_PACKAGES = {
     "dcmconv": "dcmtk",
     "dcmcjpeg": "dcmtk",
     "Orthanc": "orthanc",
+    "chromium": "chromium",
+    "npm": "npm",
     "dciodvfy": "dicom3tools",
     "dcentvfy": "dicom3tools",
     "strace": "strace",
