@@ -16,7 +16,7 @@ from pynetdicom.dsutils import encode
 
 from anomalyd.errors import Broken
 from anomalyd.ids import Digest, InstanceUID, SeriesUID, StudyUID
-from anomalyd.storage import audit, deliveries, forgetting, objects, queue, retention, verify
+from anomalyd.storage import audit, confirmations, deliveries, forgetting, objects, queue, retention, verify
 from anomalyd.storage.engine import open_store
 from anomalyd.storage.inbox import Inbox
 from anomalyd.storage.overview import counts
@@ -221,6 +221,22 @@ def confirm_all(stepped: SteppedStore) -> None:
 
 def swept(stepped: SteppedStore) -> list[StudyUID]:
     return [expired.study_uid for expired in retention.sweep(stepped.store, KEEP_FOR)]
+
+
+def test_a_series_does_not_expire_before_its_results_are_confirmed(scanner: Scanner) -> None:
+    stepped = scanner.stepped
+    scanner.analysed(STUDY, "pacs")
+    ids = [row.id for row in deliveries.due(stepped.store)]
+    deliveries.mark_sent(stepped.store, ids)
+    patience = confirmations.Patience()
+    confirmations.mark_asked(stepped.store, ids, "storage commitment", patience, transaction_uid="2.25.7")
+    stepped.clock.step(86400 * 91)
+    assert swept(stepped) == []
+    (row,) = deliveries.deliveries(stepped.store)
+    assert confirmations.record_report(stepped.store, "2.25.7", [row.sop_instance_uid], {}) == "pacs"
+    assert swept(stepped) == []  # nobody has acted on it yet
+    confirmations.apply_reports(stepped.store, "pacs", patience.answer_within, patience)
+    assert swept(stepped) == [STUDY]
 
 
 def test_promise_9_a_confirmed_series_goes_after_its_time_with_segments_and_results(scanner: Scanner) -> None:
