@@ -2,6 +2,7 @@
 
 import numpy as np
 from highdicom.pm import ParametricMap, RealWorldValueMapping
+from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, ParametricMapStorage
 
@@ -55,7 +56,25 @@ def build_parametric_map(source: Source, context: ResultContext) -> ResultObject
         item(FrameLaterality="U", AnatomicRegionSequence=[code("12738006", "SCT", "Brain")])
     ]
     name_as_received(made, source)
+    _in_geometric_order(made, source)
     replace_organization(made, key.instance("dimension", 3))
     copy_lossiness(made, source)
     stamp(made, source, context)
     return ResultObject(kind, ParametricMapStorage, key.instance(kind, 1), key.series(kind), 1, part10(made))
+
+
+def _in_geometric_order(made: Dataset, source: Source) -> None:
+    """Frames along the source's normal: highdicom lays them against it, which is as valid.
+
+    dcmqi 1.5.7 takes the frames as they come, from the lowest position on, and would turn the map over.
+    """
+    slices = {(str(image.instance_uid), image.frame): k for k, image in enumerate(source.slices)}
+    groups = list(made.PerFrameFunctionalGroupsSequence)
+    references = [one.DerivationImageSequence[0].SourceImageSequence[0] for one in groups]
+    places = [slices[one.ReferencedSOPInstanceUID, one.get("ReferencedFrameNumber")] for one in references]
+    order = np.argsort(places)
+    frames = np.frombuffer(made.FloatPixelData, dtype="<f4").reshape(len(groups), -1)
+    made.FloatPixelData = frames[order].tobytes()
+    made.PerFrameFunctionalGroupsSequence = [groups[k] for k in order]
+    for number, one in enumerate(made.PerFrameFunctionalGroupsSequence, start=1):
+        one.FrameContentSequence[0].DimensionIndexValues = number

@@ -19,9 +19,10 @@ _NOT_OF_A_DOCUMENT = ("BodyPartExamined", "PositionReferenceIndicator")
 def build_structured_report(source: Source, context: ResultContext) -> ResultObject:
     """A Comprehensive 3D SR: complete, preliminary, unverified. It refers to the SEG where lesions were found."""
     key = key_of(source, context)
+    content = report_content(source, context, key)[0]
     report = Comprehensive3DSR(
         evidence=_evidence(source, context, key),
-        content=report_content(source, context, key)[0],
+        content=_without_groups(content),
         series_instance_uid=key.series(ResultKind.SR),
         series_number=series_number(source, ResultKind.SR),
         sop_instance_uid=key.instance(ResultKind.SR, 1),
@@ -32,6 +33,7 @@ def build_structured_report(source: Source, context: ResultContext) -> ResultObj
         is_verified=False,
         series_description=f"{PRODUCT} SR (research)",
     )
+    report.ContentSequence = content.ContentSequence
     stamp(report, source, context)
     for keyword in _NOT_OF_A_DOCUMENT:
         if keyword in report:
@@ -44,6 +46,14 @@ def build_structured_report(source: Source, context: ResultContext) -> ResultObj
         1,
         part10(report),
     )
+
+
+def _without_groups(content: Dataset) -> Dataset:
+    """The root without its measurements: highdicom would copy and search them, half of the time for nothing."""
+    bare = Dataset()
+    bare.update({element.tag: element for element in content if element.keyword != "ContentSequence"})
+    bare.ContentSequence = [one for one in content.ContentSequence if one.ValueType != "CONTAINER"]
+    return bare
 
 
 def _evidence(source: Source, context: ResultContext, key: ResultKey) -> list[Dataset]:

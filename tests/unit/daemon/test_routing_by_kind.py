@@ -4,11 +4,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import time by pynetdicom
 
-from anomalyd.daemon.settings import DaemonSettings
+from anomalyd.daemon.probe import probe
+from anomalyd.daemon.routing import kinds_to_make
+from anomalyd.daemon.settings import DaemonSettings, Destination
 from anomalyd.daemon.worker.messages import Analysed
 from anomalyd.daemon.worker.publish import publish
+from anomalyd.ids import AETitle
+from anomalyd.pipeline.results.objects import SOP_CLASSES, ResultKind
+from anomalyd.pipeline.terms import DEFAULT_KINDS
 from anomalyd.storage import deliveries, queue
+from pacs import Pacs
 from stored import SteppedStore, open_stepped
 
 
@@ -30,3 +38,35 @@ def test_a_destination_gets_the_kinds_that_it_asks_for(stepped: SteppedStore) ->
     publish(stepped.store, lease, Analysed(stepped.results(lease.job, 3), {"lesions": []}), daemon, 3)
     due = {(row.destination, row.kind) for row in deliveries.deliveries(stepped.store, job_id=lease.job.id)}
     assert due == {("all", "seg"), ("all", "heatmap"), ("viewer", "heatmap")}
+
+
+def test_what_is_made_is_the_default_and_what_any_destination_asks_for() -> None:
+    at = {"ae_title": "PACS", "host": "127.0.0.1", "port": 104}
+    assert kinds_to_make(DaemonSettings()) == set(DEFAULT_KINDS)
+    daemon = DaemonSettings.model_validate(
+        {"destinations": [{"name": "viewer", **at, "send": ["heatmap"]}, {"name": "lab", **at, "send": ["score_map"]}]}
+    )
+    assert kinds_to_make(daemon) == {*DEFAULT_KINDS, ResultKind.SCORE_MAP}
+
+
+def test_a_kind_that_there_is_not_is_refused_with_those_that_there_are() -> None:
+    at = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 104}
+    with pytest.raises(ValidationError, match="'parametric_map'"):
+        DaemonSettings.model_validate({"destinations": [{**at, "send": ["seg", "pictures"]}]})
+
+
+def test_check_says_of_each_kind_whether_the_destination_takes_it(free_port: int) -> None:
+    classes = [Verification, SOP_CLASSES[ResultKind.SEG], SOP_CLASSES[ResultKind.PARAMETRIC_MAP]]
+    to = Destination.model_validate(
+        {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": free_port, "send": ["seg", "sr"]}
+    )
+    with Pacs(free_port, classes=classes):
+        steps = list(probe(to, AETitle("ANOMALYD")))
+    said = {step.text: step for step in steps}
+    assert said["it takes seg (Segmentation Storage)"].is_ok
+    refused = said["it does not take sr (Comprehensive 3D SR Storage)"]
+    assert refused.mend == "allow it there, or leave sr out of `send` of pacs"
+    (others,) = (text for text in said if text.startswith("not in `send`"))
+    takes, refuses = others.split(", and not ")
+    assert takes.endswith("it would take parametric_map")
+    assert {"heatmap", "score_map", "labelmap"} <= set(refuses.split(", "))
