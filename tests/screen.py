@@ -68,9 +68,8 @@ class ReadingRoom:
         self.thumbnail(series_number).dblclick()
 
     def thumbnail(self, series_number: int) -> Locator:
-        """The series in the list at the left."""
-        named = re.compile(rf"S:{series_number}\b")
-        return self.page.locator(_THUMBNAIL, has_text=named).first
+        """The series in the list at the left; a number that no other there begins with."""
+        return self.page.locator(_THUMBNAIL, has_text=f"S:{series_number}").first
 
     def load_segmentation(self, series_number: int) -> None:
         """Returns when it is drawn; the viewer goes to a slice of it by itself."""

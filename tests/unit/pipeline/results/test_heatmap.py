@@ -91,6 +91,21 @@ def test_colours_are_warm_and_low_scores_transparent() -> None:
     assert (np.diff(opacity.astype(int)) >= 0).all()
 
 
+def test_a_higher_score_is_a_lighter_colour_by_even_steps() -> None:
+    table, _ = colour_table()
+    linear = (table / 255.0) ** 2.2
+    luminance = linear @ np.array([0.2126, 0.7152, 0.0722])
+    steps = np.diff(np.cbrt(luminance)[::16])  # CIE lightness, up to a factor
+    assert (steps > 0).all()
+    assert steps.max() < 2 * steps.min()
+
+
+def test_what_is_marked_stands_out_from_what_is_just_below_the_threshold() -> None:
+    _, opacity = colour_table()
+    below, above = ScoreScale(2.0).levels(np.array([1.95, 2.05], dtype=np.float32))
+    assert opacity[above] - opacity[below] > 40
+
+
 def test_a_threshold_of_zero_does_not_divide_by_it() -> None:
     assert ScoreScale(0.0).levels(np.array([0.0, 2.0], dtype=np.float32)).tolist() == [0, 255]
 
