@@ -40,6 +40,23 @@ def rejection(association: Association) -> A_ASSOCIATE | None:
     return answer if isinstance(answer, A_ASSOCIATE) and answer.result in REJECTED else None
 
 
+class Watched:
+    """Associations that another thread may end when a stop does not wait for their answers any longer."""
+
+    def __init__(self) -> None:
+        self._open: list[Association] = []
+
+    def add(self, association: Association) -> None:
+        """One that is established."""
+        self._open = [one for one in self._open if one.is_established] + [association]
+
+    def abort(self) -> None:
+        """Ends what is open: whoever waits for an answer is told that there is none, and aborts."""
+        for association in self._open:
+            if association.is_established:
+                association.dimse.msg_queue.put((None, None))  # as pynetdicom does when the connection ends
+
+
 def sort_messages(association: Association) -> None:
     """The association's own thread takes requests alone, `send_*` answers alone: for an acceptor that also asks.
 

@@ -43,6 +43,9 @@ class CommittingPacs:
     series: set[str] = field(default_factory=set)
     """Source series that it has."""
     with_roles: bool = True
+    hangs: bool = False
+    """N-ACTION is not answered before `go_on` is set."""
+    go_on: threading.Event = field(default_factory=threading.Event)
     requests: list[Dataset] = field(default_factory=list)
     reported: list[int | None] = field(default_factory=list)
     """Status that was answered to each report; None: no answer, no association."""
@@ -106,6 +109,8 @@ class CommittingPacs:
     def _asked(self, event: Event) -> tuple[int, Dataset | None]:
         request = event.action_information
         self.requests.append(request)
+        if self.hangs:
+            self.go_on.wait(60)
         if self.refusal == 0x0000 and self.way != "never":
             work = self._report_here if self.way == "same" else self._report_anew
             thread = threading.Thread(target=work, args=(event.assoc, request))

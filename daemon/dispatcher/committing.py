@@ -13,6 +13,7 @@ from pynetdicom.events import Event
 from anomalyd.daemon import commitment_messages as messages
 from anomalyd.daemon.commitment_messages import Report, Request
 from anomalyd.daemon.dispatcher.delivery import Verdict, associate, why_no_association
+from anomalyd.daemon.scu import Watched
 from anomalyd.daemon.settings import Destination
 from anomalyd.ids import AETitle
 from anomalyd.storage.confirmations import REASONS
@@ -74,7 +75,13 @@ class _Incoming:
 
 
 def ask(
-    requests: Sequence[Request], of: Destination, calling: AETitle, on_report: OnReport, waiting: Waiting
+    requests: Sequence[Request],
+    of: Destination,
+    calling: AETitle,
+    on_report: OnReport,
+    waiting: Waiting,
+    *,
+    watched: Watched | None = None,
 ) -> dict[str, Refusal]:
     """Puts requests over one association; gives those that were not taken, by transaction UID."""
     incoming = _Incoming(on_report)
@@ -89,6 +96,8 @@ def ask(
             return _all(requests, Refusal(text, for_good=True))
         answer = why_no_association(association, of)
         return _all(requests, Refusal(answer.text, for_good=answer.verdict is Verdict.REFUSED))
+    if watched is not None:
+        watched.add(association)
     refused = {}
     try:
         for number, request in enumerate(requests, 1):

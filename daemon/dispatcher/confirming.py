@@ -11,7 +11,9 @@ from pydicom.uid import generate_uid
 
 from anomalyd.daemon.commitment_messages import Report, Request
 from anomalyd.daemon.dispatcher.committing import Refusal, Waiting, ask
+from anomalyd.daemon.dispatcher.delivery import STOP_GRACE_S
 from anomalyd.daemon.dispatcher.querying import Asker, NotAnswered, asking
+from anomalyd.daemon.scu import Watched
 from anomalyd.daemon.settings import DaemonSettings, Destination
 from anomalyd.storage import confirmations
 from anomalyd.storage.confirmations import Patience
@@ -35,6 +37,7 @@ class Confirmer:
         self._patience = patience_of(daemon)
         self._first_wait = timedelta(seconds=daemon.delivery.back_off_first)
         self._kicked, self._woken, self._stop = threading.Event(), threading.Event(), threading.Event()
+        self._watched = Watched()
         self._thread = threading.Thread(target=self._run, name=f"confirmer-{to.name}")
 
     def start(self) -> None:
@@ -53,7 +56,9 @@ class Confirmer:
         self.kick()
 
     def join(self) -> None:
-        """Returns when the thread has ended."""
+        """Returns when the thread has ended; what is not answered by then is ended after a grace, and asked again."""
+        self._thread.join(STOP_GRACE_S)
+        self._watched.abort()
         self._thread.join()
 
     def _run(self) -> None:
@@ -110,7 +115,7 @@ class Confirmer:
         log.info("confirmation.asked", destination=self._to.name, how=COMMITMENT, objects=sum(map(len, asked.values())))
         crash_point("confirmation.mid_ask")
         waiting = Waiting(lambda: confirmations.is_answered(self._store, list(asked)), self._woken, self._stop)
-        refused = ask(requests, self._to.asked, self._calling, self._keep, waiting)
+        refused = ask(requests, self._to.asked, self._calling, self._keep, waiting, watched=self._watched)
         for uid, refusal in refused.items():
             self._not_asked(asked[uid], refusal, uid)
 
@@ -136,7 +141,7 @@ class Confirmer:
             return
         left = list(chosen)
         try:
-            with asking(self._to.asked, self._calling) as asker:
+            with asking(self._to.asked, self._calling, self._watched) as asker:
                 for _, group in groupby(chosen, key=attrgetter("study_uid", "result_series_uid")):
                     if self._stop.is_set():
                         break  # asked about again when its time is over

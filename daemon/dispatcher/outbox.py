@@ -18,7 +18,8 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.uid import ExplicitVRLittleEndian
 
 from anomalyd.daemon.dispatcher import sources
-from anomalyd.daemon.dispatcher.delivery import Outcome, Parcel, Verdict, send
+from anomalyd.daemon.dispatcher.delivery import STOP_GRACE_S, Outcome, Parcel, Verdict, send
+from anomalyd.daemon.scu import Watched
 from anomalyd.daemon.settings import DaemonSettings, Destination
 from anomalyd.storage import deliveries
 from anomalyd.storage.deliveries import BackOff, DeliveryRow
@@ -50,6 +51,7 @@ class Courier:
         self._back_off = back_off_of(daemon)
         self._kicked = threading.Event()
         self._stop = threading.Event()
+        self._watched = Watched()
         self._thread = threading.Thread(target=self._run, name=f"courier-{to.name}")
 
     @property
@@ -72,7 +74,9 @@ class Courier:
         self._kicked.set()
 
     def join(self) -> None:
-        """Returns when the thread has ended."""
+        """Returns when the thread has ended; a query that is not answered is ended after a grace."""
+        self._thread.join(STOP_GRACE_S * 2)  # sending ends itself within STOP_GRACE_S
+        self._watched.abort()
         self._thread.join()
 
     def _run(self) -> None:
@@ -103,7 +107,7 @@ class Courier:
 
     def _of_known_sources(self, rows: Sequence[DeliveryRow]) -> list[DeliveryRow]:
         """Those whose study and patient are in the PACS as they were; what becomes of the others is written down."""
-        verdicts = sources.judge(self._store, rows, self._to, self._calling)
+        verdicts = sources.judge(self._store, rows, self._to, self._calling, self._watched)
         others: dict[Outcome, list[int]] = {}
         for row in rows:
             if (outcome := verdicts[row.id]) is not None:

@@ -13,6 +13,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at impo
 )
 
 from anomalyd.daemon.dispatcher.delivery import Verdict, associate, why_no_association
+from anomalyd.daemon.scu import Watched
 from anomalyd.daemon.settings import Destination
 from anomalyd.errors import Transient
 from anomalyd.ids import AETitle, SeriesUID, StudyUID
@@ -80,7 +81,7 @@ class Asker:
 
 
 @contextmanager
-def asking(of: Destination, calling: AETitle) -> Iterator[Asker]:
+def asking(of: Destination, calling: AETitle, watched: Watched | None = None) -> Iterator[Asker]:
     """An association for queries to a PACS; raises NotAnswered."""
     where = f"{of.ae_title} at {of.host}:{of.port}"
     try:
@@ -92,6 +93,8 @@ def asking(of: Destination, calling: AETitle) -> Iterator[Asker]:
             raise NotAnswered(f"{where} takes no queries (presentation context rejected)", for_good=True)
         answer = why_no_association(association, of)
         raise NotAnswered(answer.text, for_good=answer.verdict is Verdict.REFUSED)
+    if watched is not None:
+        watched.add(association)
     try:
         yield Asker(association)
     finally:

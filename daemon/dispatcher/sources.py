@@ -14,6 +14,7 @@ from pydicom.errors import InvalidDicomError
 
 from anomalyd.daemon.dispatcher.delivery import Outcome, Verdict
 from anomalyd.daemon.dispatcher.querying import Asker, NotAnswered, Source, asking
+from anomalyd.daemon.scu import Watched
 from anomalyd.daemon.settings import Destination
 from anomalyd.ids import AETitle
 from anomalyd.storage.deliveries import DeliveryRow
@@ -21,11 +22,13 @@ from anomalyd.storage.engine import Store
 from anomalyd.storage.objects import result_path
 
 
-def judge(store: Store, rows: Sequence[DeliveryRow], to: Destination, calling: AETitle) -> dict[int, Outcome | None]:
+def judge(
+    store: Store, rows: Sequence[DeliveryRow], to: Destination, calling: AETitle, watched: Watched
+) -> dict[int, Outcome | None]:
     """By delivery: None where it may be sent; else why not, and whether a later try can mend it."""
     verdicts: dict[int, Outcome | None] = {}
     try:
-        with asking(to.asked, calling) as asker:
+        with asking(to.asked, calling, watched) as asker:
             for _, group in groupby(sorted(rows, key=_source), key=_source):
                 some = list(group)
                 outcome = _judge_one(store, some[0], to, asker)

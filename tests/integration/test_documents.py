@@ -81,7 +81,9 @@ def test_the_examples_in_the_comments_of_the_configuration_are_valid(tmp_path: P
     path = tmp_path / "config.yaml"
     path.write_text(text)
     settings = load_settings(path)
-    assert [peer.ae_title for peer in settings.daemon.accept_from] == ["MR1", "MR2", "any", "MR3"]
+    assert [peer.ae_title for peer in settings.daemon.accept_from] == ["MR1", "MR2", "any", "MR3", "MR4"]
+    assert settings.daemon.accept_from[-1].report_to is not None
+    assert settings.daemon.destinations[0].ask_at is not None
     assert settings.daemon.destinations[0].port == 104
     assert settings.pipeline.include[0].attribute == "SeriesDescription"
     assert settings.pipeline.exclude[0].sender == "MR2"

@@ -1,5 +1,6 @@
 """Is it in the PACS: asked by storage commitment or query, answered in every way that a PACS has, or not at all."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -334,3 +335,16 @@ def test_a_pacs_that_takes_no_queries_is_told_apart(store: Store, free_port: int
         wait_until(lambda: states(store) == {DeliveryState.REFUSED}, LIMIT_S)
     assert "takes no queries" in (deliveries.deliveries(store)[0].error or "")
     assert pacs.pacs.order == []
+
+
+@unclosed_by_pynetdicom
+def test_a_stop_does_not_wait_for_a_pacs_that_hangs(store: Store, free_port: int, wait_until: WaitUntil) -> None:
+    add_finished_job(store)
+    to = destination(free_port, confirm="commitment", dimse_timeout=60, network_timeout=60)
+    with CommittingPacs(free_port, hangs=True) as pacs:
+        with delivering(store, to):
+            wait_until(lambda: pacs.requests, LIMIT_S)
+            began = time.monotonic()
+        assert time.monotonic() - began < 20
+        pacs.go_on.set()
+    assert states(store) == {DeliveryState.SENT}
