@@ -75,18 +75,19 @@ def destinations_due(store: Store, now: datetime | None = None) -> tuple[str, ..
 
 
 def mark_asked(
-    store: Store, ids: Sequence[int], how: str, patience: Patience, *, transaction_uid: str | None = None
+    store: Store, ids: Sequence[int], how: str | None, patience: Patience, *, transaction_uid: str | None = None
 ) -> tuple[DeliveryRow, ...]:
     """Before a question: counts it, gives up what was asked about for too long; gives what is to be asked about.
 
-    how: "storage commitment" or "query". transaction_uid: of a storage commitment about results of one job.
+    how: "storage commitment" or "query"; None: nobody can be asked any more, no audit row.
+    transaction_uid: of a storage commitment about results of one job.
     """
     now = store.clock()
     with store.write() as connection:
         chosen = pick(connection, ids, _is_due(now))
         known = _known(connection, chosen)
         lost = [row for row in chosen if _is_lost(row, known.get(row.id), patience, now)]
-        _give_up(connection, lost, f"no answer to {how} within {patience.give_up_after}", now)
+        _give_up(connection, lost, f"no answer to {how or 'any question'} within {patience.give_up_after}", now)
         asked = [row for row in chosen if row not in lost]
         counts = [_count_question(connection, row, known.get(row.id), now) for row in asked]
         most = max(counts, default=1)
@@ -98,7 +99,8 @@ def mark_asked(
             values = {"transaction_uid": transaction_uid, "destination": asked[0].destination, "asked_at": now}
             connection.execute(insert(Commitment).values(job_id=asked[0].job_id, objects=len(asked), **values))
         detail = {"how": how} if transaction_uid is None else {"how": how, "transaction_uid": transaction_uid}
-        told.batch(connection, asked, AuditKind.ASKED, now, detail={**detail, "asked": most})
+        if how is not None:
+            told.batch(connection, asked, AuditKind.ASKED, now, detail={**detail, "asked": most})
         crash_point("confirmation.before_ask_commit")
     return tuple(asked)
 

@@ -159,7 +159,7 @@ class Dispatcher:
     def _leave_unconfirmed(self, name: str) -> None:
         """Sent to a destination that is not in the configuration any more: waited for, then told by an alarm."""
         ids = [row.id for row in confirmations.due(self._store, name)]
-        asked = confirmations.mark_asked(self._store, ids, "nobody", self._patience)
+        asked = confirmations.mark_asked(self._store, ids, None, self._patience)
         why = f"no destination is named {name} in the configuration"
         confirmations.mark_not_asked(self._store, [row.id for row in asked], why, self._patience)
 

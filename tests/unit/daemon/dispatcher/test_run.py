@@ -102,6 +102,18 @@ def test_a_destination_that_left_the_configuration_is_not_forgotten_in_silence(
     assert "no destination is named gone" in alarm.text
 
 
+def test_what_was_sent_to_a_destination_that_left_the_configuration_is_told_too(
+    store: Store, bundle: Path, wait_until: WaitUntil
+) -> None:
+    add_finished_job(store, destinations=("gone",))
+    deliveries.mark_sent(store, [row.id for row in deliveries.due(store)])
+    impatient = {"answer_within": 0.1, "give_up_after": 0.2}
+    with dispatching(settings_of(store.root, bundle, confirmation=impatient)):
+        wait_until(lambda: {row.state for row in deliveries.deliveries(store)} == {DeliveryState.GAVE_UP}, LIMIT_S)
+    assert {alarm.kind for alarm in open_alarms(store)} == {"delivery_unconfirmed"}
+    assert list(query(store, AuditFilter(kind=AuditKind.ASKED))) == []
+
+
 def test_rows_of_a_clock_that_ran_ahead_hold_nothing_up(
     tmp_path: Path, bundle: Path, free_port: int, wait_until: WaitUntil
 ) -> None:
