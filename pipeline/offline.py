@@ -26,6 +26,7 @@ from anomalyd.pipeline.results.report import Report, StageTimes, Subject
 from anomalyd.pipeline.selection import VolumeChoice, choose, instance_set
 from anomalyd.pipeline.series import SeriesHeader
 from anomalyd.pipeline.settings import PipelineSettings
+from anomalyd.pipeline.terms import DEFAULT_KINDS, ResultKind
 from anomalyd.pipeline.volume import Volume
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
@@ -43,6 +44,7 @@ class Request:
     contrast: Contrast | None = None
     runtime: Runtime = field(default_factory=Runtime)
     writes_nifti: bool = False
+    kinds: frozenset[ResultKind] = frozenset(DEFAULT_KINDS)
     on_stage: OnStage = lambda _name, _stage: None
 
 
@@ -214,7 +216,7 @@ def _analysed(case: _Case, bundle: Bundle, request: Request) -> Outcome:
             warnings=warnings,
         )
         if volume.sources:
-            files.write_objects(case.folder, context)
+            files.write_objects(case.folder, context, request.kinds)
     except (Ineligible, Withheld) as exc:
         times.stop()
         answer = report.not_analysed(

@@ -11,7 +11,7 @@ from anomalyd.daemon.commands.options import ConfigOption, JsonOption
 from anomalyd.daemon.commands.render import write_json
 from anomalyd.daemon.logs import quiet_console
 from anomalyd.daemon.settings import load_settings
-from anomalyd.pipeline.terms import Contrast, Stage
+from anomalyd.pipeline.terms import Contrast, ResultKind, Stage
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,6 +33,9 @@ def analyse(
     voxel_rate: Annotated[
         float | None, typer.Option(metavar="R", min=0.0, max=1.0, help="Cut at this calibrated voxel rate.")
     ] = None,
+    also: Annotated[
+        list[ResultKind] | None, typer.Option(metavar="KIND", help="score_map, parametric_map, labelmap; repeat it.")
+    ] = None,
     nifti: Annotated[bool, typer.Option("--nifti", help="Maps and masks as NIfTI too.")] = False,
     as_json: JsonOption = False,
     config: ConfigOption = None,
@@ -46,8 +49,9 @@ def analyse(
 
     runtime = Runtime(settings.device, settings.threads)
     request = Request(settings, datetime.now(UTC), contrast=contrast, runtime=runtime, writes_nifti=nifti)
+    kinds = request.kinds.union(also or ())
     with _Stages() as stages:
-        done = analyse_path(source, out, replace(request, on_stage=stages.show))
+        done = analyse_path(source, out, replace(request, kinds=kinds, on_stage=stages.show))
     if as_json:
         _print_reports(done)
     else:

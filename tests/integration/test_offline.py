@@ -22,6 +22,7 @@ from anomalyd.pipeline.offline import Offline, Request, analyse_path
 from anomalyd.pipeline.results.files import NIFTI_NAMES
 from anomalyd.pipeline.results.version import version_line
 from anomalyd.pipeline.settings import PipelineSettings
+from anomalyd.pipeline.terms import ResultKind
 from anomalyd.pipeline.volume import Volume
 from findings import distances
 from intensity_bundle import THRESHOLD, intensity_bundle
@@ -114,13 +115,14 @@ def test_one_series_leaves_its_results_in_the_folder_itself(
     series = COARSE.write_volume(head, tmp_path / "in")
     stages: list[tuple[str, Stage]] = []
     request = replace(request_t1w, writes_nifti=True, on_stage=lambda name, stage: stages.append((name, stage)))
-    done = analyse_path(tmp_path / "in", tmp_path / "out", request)
+    done = analyse_path(tmp_path / "in", tmp_path / "out", replace(request, kinds=frozenset(ResultKind)))
     assert done.exit_code == 0
     out = tmp_path / "out"
+    assert len(list((out / "score-map").glob("*.dcm"))) == series.grid.shape[0]
     assert len(list((out / "heatmap").glob("*.dcm"))) == series.grid.shape[0]
     assert {path.name for path in out.iterdir()} == {
         "report.json", "contact-sheet.png", "segmentation.dcm", "structured-report.dcm", "summary.dcm",
-        "heatmap", *(f"{name}.nii.gz" for name in NIFTI_NAMES),
+        "parametric-map.dcm", "labelmap.dcm", "heatmap", "score-map", *(f"{name}.nii.gz" for name in NIFTI_NAMES),
     }  # fmt: skip
     report = json.loads((out / "report.json").read_text())
     assert report["series_instance_uid"] == series.series_uid
