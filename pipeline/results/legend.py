@@ -100,6 +100,7 @@ _UNDER_THE_BAR: Final = 70  # grey
 _WIDEST_PLACE: Final = "slice 888/888  S -888.8 mm"
 _WIDEST_PEAK: Final = "highest score 8.88e-08"
 _NOTICE_LINES: Final = 3
+_NOTICE: Final = 1  # among the blocks
 
 
 def _put(picture: RGB8, place: _Place, block: RGB8) -> None:
@@ -150,7 +151,10 @@ def colour_bar(scale: ScoreScale, font: ImageFont.FreeTypeFont, picture_rows: in
 
 
 def _least_hiding(brain_at: NDArray[np.int64], shapes: Sequence[tuple[int, int]]) -> tuple[_Place | None, ...]:
-    """A place for each block (facts, notice, bar), together hiding least brain; None for one that finds no room."""
+    """A place for each block (facts, notice, bar), together hiding least brain; None for one that finds no room.
+
+    The notice, which says what the picture is not for, is the last to go.
+    """
     rows, columns = brain_at.shape
     integral = np.zeros((rows + 1, columns + 1), dtype=np.int64)
     integral[1:, 1:] = brain_at.cumsum(axis=0).cumsum(axis=1)
@@ -159,7 +163,11 @@ def _least_hiding(brain_at: NDArray[np.int64], shapes: Sequence[tuple[int, int]]
     ]
     best = min(
         (choice for choice in product(*candidates) if _are_apart(choice)),
-        key=lambda choice: (choice.count(None), sum(_hidden(integral, place) for place in choice if place is not None)),
+        key=lambda choice: (
+            choice[_NOTICE] is None,
+            choice.count(None),
+            sum(_hidden(integral, place) for place in choice if place is not None),
+        ),
     )
     return tuple(best)
 

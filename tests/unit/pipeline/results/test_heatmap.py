@@ -170,6 +170,16 @@ def test_pictures_of_any_shape_get_what_has_room(shape: tuple[int, int]) -> None
     assert (min(shape) < 64) or picture.any()
 
 
+@pytest.mark.parametrize("shape", [(64, 80), (96, 96), (128, 128), (256, 256), (512, 512)])
+def test_the_research_notice_is_the_last_to_find_no_room(shape: tuple[int, int]) -> None:
+    lines = ["scan score 1.25, percentile 38, 3 found", "anomalyd 0.1.0, bundle t1w-compact 0123456789abcdef"]
+    legend = Legend(shape, lines, ScoreScale(1.0), np.ones((1, *shape), dtype=bool))
+    pictures = np.zeros((2, *shape, 3), dtype=np.uint8)
+    for picture, place in zip(pictures, ("slice 61/170", "slice 62/170"), strict=True):
+        legend.draw(picture, place, 17.8)
+    assert (pictures[0] != pictures[1]).any()  # the place stands in one block with the notice
+
+
 def test_the_place_is_told_along_the_main_axis() -> None:
     grids = {plane: PhantomWriter(plane=plane, shape=(11, 20, 21)).grid() for plane in PLANES}
     assert place_of(grids["axial"], 0) == "slice 1/11  I 15.0 mm"
