@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from pydicom import Dataset
-from pydicom.uid import SecondaryCaptureImageStorage, SegmentationStorage
 from pynetdicom import AE, build_role, evt
 from pynetdicom.events import Event
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at import time by pynetdicom
@@ -20,10 +19,11 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at impo
 )
 
 from anomalyd.daemon import scu
+from anomalyd.pipeline.results.objects import SOP_CLASSES
 from pacs import Pacs
 
 Way = Literal["same", "new", "never"]
-STORED = (SecondaryCaptureImageStorage, SegmentationStorage)
+STORED = tuple(SOP_CLASSES.values())
 
 
 @dataclass

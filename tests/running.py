@@ -21,14 +21,11 @@ import pydicom
 from pynetdicom import AE, evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.events import Event
-from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at import time by pynetdicom
-    SecondaryCaptureImageStorage,
-    SegmentationStorage,
-    Verification,
-)
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import time by pynetdicom
 
 from anomalyd.daemon import scu
 from anomalyd.ids import SeriesUID
+from anomalyd.pipeline.results.objects import SOP_CLASSES
 from anomalyd.storage.deliveries import deliveries
 from anomalyd.storage.engine import Store, open_store
 from anomalyd.storage.jobs import jobs_of_series
@@ -44,7 +41,7 @@ SERVE: tuple[Role, ...] = ("serve",)
 """The one command that starts and watches the three."""
 SCANNER = "TESTSCANNER"
 DAEMON = "ANOMALYD"
-RESULT_CLASSES = (SecondaryCaptureImageStorage, SegmentationStorage)
+RESULT_CLASSES = tuple(SOP_CLASSES.values())
 START_LIMIT_S = 60.0  # a loaded machine with two cores needs seconds for the imports alone
 STOP_LIMIT_S = 40.0
 SUCCESS, CANNOT_UNDERSTAND = 0x0000, 0xC000

@@ -15,9 +15,9 @@ from scipy import ndimage
 
 from anomalyd.pipeline.finding import Laterality
 from anomalyd.pipeline.results.build import build_results
-from anomalyd.pipeline.results.own_codes import ANOMALY_SCORE, CENTROID, NOTHING_FOUND, SCAN_SCORE
 from anomalyd.pipeline.results.objects import ResultContext, ResultKind
 from anomalyd.pipeline.results.outline import worst_slices
+from anomalyd.pipeline.results.own_codes import ANOMALY_SCORE, CENTROID, NOTHING_FOUND, SCAN_SCORE
 from anomalyd.pipeline.results.version import version_line
 from findings import context_of, only
 from phantoms import PhantomWriter
