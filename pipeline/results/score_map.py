@@ -51,7 +51,8 @@ def _common(source: Source, context: ResultContext) -> Dataset:
     ds.ScanningSequence, ds.SequenceVariant = "RM", "NONE"
     for keyword in _TYPE_2:
         setattr(ds, keyword, None)
-    copy_verbatim(source.first, ds, tags_of(*_ACQUISITION))
+    if source.slices[0].sop_class_uid == MRImageStorage:  # an Enhanced object has its own, under other conditions
+        copy_verbatim(source.first, ds, tags_of(*_ACQUISITION))
     if position := source.elements.text("PatientPosition"):
         ds.PatientPosition = position
     ds.SeriesNumber = series_number(source, ResultKind.SCORE_MAP)
