@@ -7,15 +7,16 @@ from pathlib import Path
 import pydicom
 import pytest
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage, SecondaryCaptureImageStorage, SegmentationStorage
+from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage, SegmentationStorage
 from pynetdicom.events import Event
 
 from anomalyd.daemon import cli
+from anomalyd.pipeline.results.objects import SOP_CLASSES
 from pacs import Pacs, data_set_of
 
 PacsMaker = Callable[..., Pacs]
 Check = Callable[..., tuple[int, str]]
-RESULTS = (SegmentationStorage, SecondaryCaptureImageStorage)
+RESULTS = (SegmentationStorage, *(one for one in SOP_CLASSES.values() if one != SegmentationStorage))
 
 
 @pytest.fixture
@@ -129,7 +130,7 @@ DESTINATION = "destinations: [{name: pacs, ae_title: PACS, host: localhost, port
 
 def test_check_tells_every_step_to_a_destination(check: Check, pacs: PacsMaker) -> None:
     _, out = check(DESTINATION, pacs(classes=RESULTS).port)
-    steps = ("localhost is ", "accepts the association", "answers C-ECHO", "takes Segmentation", "takes Secondary")
+    steps = ("localhost is ", "accepts the association", "answers C-ECHO", "takes seg (Segmentation", "takes heatmap (")
     assert all(words in out for words in steps)
     assert "WRONG  destination" not in out
 
@@ -138,7 +139,7 @@ def test_check_tells_every_step_to_a_destination(check: Check, pacs: PacsMaker) 
     ("peer", "words", "mend"),
     [
         ({"ae_title": "OTHER"}, "Called AE title not recognised", "correct ae_title of the destination"),
-        ({"classes": RESULTS[1:]}, "it does not take Segmentation", "leave seg out"),
+        ({"classes": RESULTS[1:]}, "it does not take seg (Segmentation", "leave seg out"),
     ],
 )
 def test_check_names_what_is_wrong_and_the_mend(
