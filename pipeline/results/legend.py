@@ -1,6 +1,6 @@
 """What is written into a heatmap: scale, threshold, score, place, version, research use; never text of the patient."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Final, cast
@@ -52,8 +52,9 @@ class Legend:
         size = max(_SMALLEST_FONT, min(rows, columns) // _LINES_PER_IMAGE)
         # The font that Pillow carries: no file of the system decides how a result looks.
         self._font = cast("ImageFont.FreeTypeFont", ImageFont.load_default(size))
+        self._gap = max(3, size * 3 // 10)  # the font's own blank is 2 pixels at 10, and words run together
         brain_at = brain.sum(axis=0, dtype=np.int64)
-        facts = self._text(_wrapped(lines, self._font, columns - 2 * _MARGIN))
+        facts = self._text(_wrapped(lines, self._width, columns - 2 * _MARGIN))
         bar = colour_bar(scale, self._font, rows)
         width = min(
             columns, max(self._width(text) for text in (RESEARCH_USE, _WIDEST_PLACE, _WIDEST_PEAK)) + 2 * _MARGIN
@@ -84,7 +85,10 @@ class Legend:
         pen = ImageDraw.Draw(image)
         for number, line in enumerate(lines):
             colour = _WARM if line == RESEARCH_USE else _WHITE
-            pen.text((_MARGIN, number * height), line, font=self._font, fill=colour)
+            left = _MARGIN
+            for word in line.split(" "):
+                pen.text((left, number * height), word, font=self._font, fill=colour)
+                left += self._width(word) + self._gap
         return np.asarray(image)
 
     def _line_height(self) -> int:
@@ -92,7 +96,8 @@ class Legend:
         return ascent + descent
 
     def _width(self, text: str) -> int:
-        return round(self._font.getlength(text))
+        words = text.split(" ")
+        return round(sum(self._font.getlength(word) for word in words)) + self._gap * (len(words) - 1)
 
 
 _FULL: Final = 256  # opacity
@@ -108,14 +113,14 @@ def _put(picture: RGB8, place: _Place, block: RGB8) -> None:
     picture[place.window] = np.maximum(under.astype(np.uint8), block)
 
 
-def _wrapped(lines: Sequence[str], font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+def _wrapped(lines: Sequence[str], measure: Callable[[str], int], width: int) -> list[str]:
     """Lines broken at spaces so that each fits; a word that is too long by itself stays whole."""
     wrapped: list[str] = []
     for line in lines:
         current = ""
         for word in line.split(" "):
             longer = f"{current} {word}".strip()
-            if current and font.getlength(longer) > width:
+            if current and measure(longer) > width:
                 wrapped.append(current)
                 current = word
             else:
