@@ -65,7 +65,7 @@ SCORES: dict[Contrast, ScoreSettings] = {
     Contrast.T1W: ScoreSettings(
         mode="normative",
         weights={
-            "ssim": 0.5, "residual": 0.3, "intensity": 0.7, "intensity_asymmetry": 0.3, "residual_asymmetry": 1.0,
+            "ssim": 0.5, "residual": 0.5, "intensity": 1.0, "intensity_asymmetry": 0.5, "residual_asymmetry": 0.5,
         },
         brighter=0.5,
         blur_voxels=1.0,
@@ -97,7 +97,7 @@ def gates_of(contrast: Contrast) -> GateSettings:
 RECIPES: dict[Preset, Recipe] = {
     "compact": Recipe(
         NetworkSettings(),
-        ReconstructionSettings(timesteps=(499, 599), fields_per_timestep=2),
+        ReconstructionSettings(timesteps=(399, 499, 599, 699), fields_per_timestep=2),
         None,
         (64, 96, 80),
         60_000,
