@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    JPEGLossless,
     JPEGLosslessSV1,
     generate_uid,
 )
@@ -208,6 +209,9 @@ class PhantomWriter:
         return path
 
 
+_BY_DCMTK = {JPEGLosslessSV1: "+e1", JPEGLossless: "+el"}
+
+
 def save_with_pixels(dataset: pydicom.Dataset, pixels: NDArray[np.uint16], transfer_syntax: str, path: Path) -> None:
     """Writes a Part 10 file; JPEG lossless needs dcmtk's dcmcjpeg, the other syntaxes only Python."""
     syntax = pydicom.uid.UID(transfer_syntax)
@@ -219,7 +223,7 @@ def save_with_pixels(dataset: pydicom.Dataset, pixels: NDArray[np.uint16], trans
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     dataset.file_meta.TransferSyntaxUID = plain
-    if encoded_later and syntax != JPEGLosslessSV1:
+    if encoded_later and syntax not in _BY_DCMTK:
         dataset.compress(syntax, generate_instance_uid=False)
     dataset.save_as(
         path,
@@ -227,8 +231,8 @@ def save_with_pixels(dataset: pydicom.Dataset, pixels: NDArray[np.uint16], trans
         little_endian=dataset.file_meta.TransferSyntaxUID.is_little_endian,
         enforce_file_format=True,
     )
-    if syntax == JPEGLosslessSV1:
-        subprocess.run(["dcmcjpeg", "+e1", "+ud", str(path), str(path)], check=True, capture_output=True)
+    if syntax in _BY_DCMTK:
+        subprocess.run(["dcmcjpeg", _BY_DCMTK[syntax], "+ud", str(path), str(path)], check=True, capture_output=True)
 
 
 def phantom(grid: Grid, *, contrast: Contrast, lesion_at: PointLPS | None, radius_mm: float) -> FloatMap:

@@ -18,6 +18,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGLossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
@@ -65,7 +66,7 @@ def rewritten(path: Path, change: Callable[[Dataset], Any]) -> None:
 
 SYNTAXES = [
     ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian, RLELossless,
-    JPEGLSLossless, JPEG2000Lossless, JPEGLosslessSV1,
+    JPEGLSLossless, JPEG2000Lossless, JPEGLosslessSV1, JPEGLossless,
 ]  # fmt: skip
 
 
@@ -77,7 +78,7 @@ def test_every_lossless_transfer_syntax_gives_the_same_voxels(
     tmp_path: Path,
     requires_peer: Callable[[str], str],
 ) -> None:
-    if syntax == JPEGLosslessSV1:
+    if syntax in (JPEGLosslessSV1, JPEGLossless):
         requires_peer("dcmcjpeg")
     writer = dataclasses.replace(HEAD, enhanced=enhanced, transfer_syntax=syntax)
     grid = writer.grid()
