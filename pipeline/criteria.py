@@ -20,6 +20,7 @@ from anomalyd.pipeline.contrast import Weighting
 from anomalyd.pipeline.finding import Contrast, Reason
 from anomalyd.pipeline.geometry import Stack, same_orientation
 from anomalyd.pipeline.kinds import KindRule, Subject
+from anomalyd.pipeline.results.version import PRODUCT
 from anomalyd.pipeline.series import SeriesHeader, counted
 from anomalyd.pipeline.settings import PipelineSettings
 
@@ -101,6 +102,9 @@ def objects(ask: Asker) -> tuple[Plane, ...]:
         ask.passed(
             "modality", header.modality == "MR", header.modality, "MR", f"the modality is {header.modality}, not MR"
         )
+    own = sum(one.manufacturer == PRODUCT for one in images)
+    # No rule of the configuration lifts this: a score map that a PACS sends back would be analysed for ever.
+    ask.passed("own_result", not own, own, 0, f"{own} images are results of {PRODUCT} itself")
     if broken:
         most = ask.settings.max_missing_slices if header.images else 0
         text = f"{len(header.images)} of {len(images)} images are readable: {broken[0]}"

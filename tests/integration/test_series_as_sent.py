@@ -288,3 +288,19 @@ def test_a_single_slice_is_refused(tmp_path: Path) -> None:
 def test_a_mosaic_is_refused_by_either_sign_of_it(mark: Callable[[Dataset], None], tmp_path: Path) -> None:
     changed(HEAD.write(tmp_path / "in"), lambda _, ds: mark(ds))
     assert reason(tmp_path / "in").criterion == "mosaic"
+
+
+def test_a_score_map_that_a_pacs_sends_back_is_refused_whatever_the_rules_say(tmp_path: Path) -> None:
+    """It is an MR image: with a rule that includes all MR it would be analysed, its own result as well, and so on."""
+    HEAD.write(tmp_path / "in")
+    read = read_series(tmp_path / "in")
+    finding = finding_of(read.volume, (DARK,))
+    context = ResultContext(read.headers, read.volume, finding, JOB_TIME, Digest("a" * 64), Digest("b" * 64))
+    (tmp_path / "back").mkdir()
+    for one in build_results(context, (ResultKind.SCORE_MAP,)):
+        (tmp_path / "back" / f"{one.instance_number}.dcm").write_bytes(one.data)
+    ((header, _),), _ = read_folder(tmp_path / "back", frozenset({"Modality"}))
+    including = PipelineSettings.model_validate({"include": [{"attribute": "Modality", "matches": "MR"}]})
+    refused = choose(header, including, frozenset(Contrast)).reason
+    assert refused is not None
+    assert refused.criterion == "own_result"
