@@ -69,6 +69,11 @@ class _Told:
         return f"try {first}" if first == last else f"tries {first} to {last}"
 
     @property
+    def made(self) -> str:
+        counts = sorted((self.detail.get("results") or {}).items())
+        return ", ".join(f"{count} {kind}" for kind, count in counts) or "nothing"
+
+    @property
     def job(self) -> str:
         return f"job {self.row.job_id}"
 
@@ -125,13 +130,12 @@ def _finished(told: _Told) -> str:
     found = "nothing found, no SEG" if told.detail.get("nothing_found") else f"{lesions} candidate regions found"
     if lesions == 1:
         found = "1 candidate region found"
-    made = ", ".join(f"{count} {kind}" for kind, count in sorted((told.detail.get("results") or {}).items()))
     took = f"{_seconds(told['seconds'])} (waited {_seconds(told['waited_s'])})"
-    return f"{told.job} finished after {took}: {found}; made {made or 'nothing'}"
+    return f"{told.job} finished after {took}: {found}; made {told.made}"
 
 
 def _withheld(told: _Told) -> str:
-    return f"{told.job} withheld its result: {told['reason']}"
+    return f"{told.job} withheld its result: {told['reason']}; made {told.made}"
 
 
 def _failed(told: _Told) -> str:

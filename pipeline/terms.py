@@ -41,7 +41,15 @@ class ResultKind(StrEnum):
     SUMMARY = "summary"
     PARAMETRIC_MAP = "parametric_map"
     LABELMAP = "labelmap"
+    NOT_ANALYSED = "not_analysed"
+    """Made in place of all others, of a scan that the bundle cannot judge."""
 
 
-DEFAULT_KINDS: Final = (ResultKind.SEG, ResultKind.HEATMAP, ResultKind.SR, ResultKind.SUMMARY)
-"""Made for every analysed series, and sent where a destination names no others."""
+DEFAULT_KINDS: Final = (
+    ResultKind.SEG,
+    ResultKind.HEATMAP,
+    ResultKind.SR,
+    ResultKind.SUMMARY,
+    ResultKind.NOT_ANALYSED,
+)
+"""Made of every series that was judged, or could not be, and sent where a destination names no others."""

@@ -14,7 +14,7 @@ from anomalyd.ids import Digest
 from anomalyd.pipeline.finding import Contrast, Finding, Lesion, Model, Sign
 from anomalyd.pipeline.part10 import open_part10, read_header
 from anomalyd.pipeline.read import read_folder, read_volume
-from anomalyd.pipeline.results.objects import ResultContext, ResultKind, ResultObject
+from anomalyd.pipeline.results.objects import NoticeContext, ResultContext, ResultKind, ResultObject
 from anomalyd.pipeline.selection import VolumeChoice, choose
 from anomalyd.pipeline.settings import PipelineSettings
 from anomalyd.pipeline.volume import BoolMap, FloatMap, Grid, Volume
@@ -118,6 +118,14 @@ def context_of(
         instance_set=Digest("a" * 64),
         settings=Digest("b" * 64),
         warnings=read.warnings,
+    )
+
+
+def notice_context_of(series: WrittenSeries, reason: str) -> NoticeContext:
+    """All that a notice is made of, for a written series that was not judged for this reason."""
+    context = context_of(series, ())
+    return NoticeContext(
+        context.headers, context.volume, MODEL, reason, context.job_time, context.instance_set, context.settings
     )
 
 

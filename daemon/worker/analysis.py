@@ -12,7 +12,7 @@ from anomalyd.daemon.routing import kinds_to_make
 from anomalyd.daemon.settings import Settings
 from anomalyd.daemon.worker.canary import SEED_TEXT, canary_of
 from anomalyd.daemon.worker.messages import Analysed, Ready, WithheldScan
-from anomalyd.errors import Broken, Refused, Withheld
+from anomalyd.errors import Broken, Ineligible, Refused, Withheld
 from anomalyd.ids import AETitle, InstanceUID
 from anomalyd.pipeline import rules
 from anomalyd.pipeline.age import outside_reference
@@ -23,7 +23,8 @@ from anomalyd.pipeline.part10 import open_part10, read_header
 from anomalyd.pipeline.read import read_volume
 from anomalyd.pipeline.results import report
 from anomalyd.pipeline.results.build import build_results
-from anomalyd.pipeline.results.objects import ResultContext, ResultObject
+from anomalyd.pipeline.results.notice import build_notice
+from anomalyd.pipeline.results.objects import NoticeContext, ResultContext, ResultKind, ResultObject
 from anomalyd.pipeline.results.report import Report, StageTimes, Subject
 from anomalyd.pipeline.selection import VolumeChoice, choose, instance_set
 from anomalyd.pipeline.series import InstanceHeader, assemble, parse_instance
@@ -90,9 +91,13 @@ class Analyst:
         try:
             finding = self._find(volume, bundle, job.series_uid, begin)
         except Withheld as exc:
+            begin(Stage.RESULTS)
+            made = self._notice(NoticeContext(
+                headers, volume, bundle.model, exc.text, job.created_at, job.instance_set, job.settings
+            ))  # fmt: skip
             times.stop()
             told = (*warnings, *volume.warnings)
-            return WithheldScan(exc.text, _withheld_report(subject, bundle, exc, warnings=told, times=times))
+            return WithheldScan(exc.text, _withheld_report(subject, bundle, exc, warnings=told, times=times), made)
         begin(Stage.RESULTS)
         # All times in the results come from the job, so that a second run makes the same bytes.
         context = ResultContext(
@@ -108,6 +113,14 @@ class Analyst:
         times.stop()
         answer = report.analysed(subject, finding, warnings=context.all_warnings, timings_s=times.seconds)
         return Analysed(results, answer)
+
+    def _notice(self, context: NoticeContext) -> tuple[NewResult, ...]:
+        if ResultKind.NOT_ANALYSED not in kinds_to_make(self._settings.daemon):
+            return ()
+        try:
+            return _stored(self._store, (build_notice(context),))
+        except Ineligible:  # nothing can refer to this source; the job says why it is withheld all the same
+            return ()
 
     def _find(self, volume: Volume, bundle: Bundle, seed_text: str, on_stage: OnStage) -> Finding:
         return analyse(

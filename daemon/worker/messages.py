@@ -57,10 +57,11 @@ class Analysed:
 
 @dataclass(frozen=True, slots=True)
 class WithheldScan:
-    """Child to parent: the bundle cannot judge this scan; nothing is sent."""
+    """Child to parent: the bundle cannot judge this scan. results: the notice that says so, on disk."""
 
     text: str
     report: Mapping[str, Any]
+    results: tuple[NewResult, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,8 @@ def publish(store: Store, lease: Lease, answer: Answer, daemon: DaemonSettings, 
     """Write down the answer; a lease that is lost by now makes it void."""
     job = lease.job
     try:
-        if isinstance(answer, Analysed):
+        if isinstance(answer, Analysed | WithheldScan):
             _publish_results(store, lease, answer, daemon)
-        elif isinstance(answer, WithheldScan):
-            queue.finish(store, lease, JobState.WITHHELD, (), (), report=answer.report, reason=answer.text)
-            log.info("job.withheld", job_id=job.id, series_uid=job.series_uid, reason=answer.text)
         elif isinstance(answer, NotEligible):
             _refuse(store, lease, answer, max_attempts)
         elif isinstance(answer, Failed):
@@ -38,16 +35,20 @@ def publish(store: Store, lease: Lease, answer: Answer, daemon: DaemonSettings, 
         log.warning("job.lease_lost", job_id=job.id, series_uid=job.series_uid, token=lease.token)
 
 
-def _publish_results(store: Store, lease: Lease, answer: Analysed, daemon: DaemonSettings) -> None:
+def _publish_results(store: Store, lease: Lease, answer: Analysed | WithheldScan, daemon: DaemonSettings) -> None:
     job = lease.job
     series = series_row(store, job.study_uid, job.series_uid)
     found = _destinations(store, daemon, series) if series else ()
     kinds = {to.name: to.send for to in found}
     names = tuple(kinds)
+    why = answer.text if isinstance(answer, WithheldScan) else None
     queue.finish(
-        store, lease, JobState.DONE, answer.results, names, report=answer.report,
-        wants=lambda name, kind: kind in kinds[name],
+        store, lease, JobState.DONE if why is None else JobState.WITHHELD, answer.results, names, report=answer.report,
+        reason=why, wants=lambda name, kind: kind in kinds[name],
     )  # fmt: skip
+    if why is not None:
+        log.info("job.withheld", job_id=job.id, series_uid=job.series_uid, reason=why, destinations=list(names))
+        return
     log.info(
         "job.finished",
         job_id=job.id,

@@ -54,7 +54,7 @@ class Legend:
         self._font = cast("ImageFont.FreeTypeFont", ImageFont.load_default(size))
         self._gap = max(3, size * 3 // 10)  # the font's own blank is 2 pixels at 10, and words run together
         brain_at = brain.sum(axis=0, dtype=np.int64)
-        facts = self._text(_wrapped(lines, self._width, columns - 2 * _MARGIN))
+        facts = self._text(wrapped(lines, self._width, columns - 2 * _MARGIN))
         bar = colour_bar(scale, self._font, rows)
         width = min(
             columns, max(self._width(text) for text in (RESEARCH_USE, _WIDEST_PLACE, _WIDEST_PEAK)) + 2 * _MARGIN
@@ -113,20 +113,20 @@ def _put(picture: RGB8, place: _Place, block: RGB8) -> None:
     picture[place.window] = np.maximum(under.astype(np.uint8), block)
 
 
-def _wrapped(lines: Sequence[str], measure: Callable[[str], int], width: int) -> list[str]:
+def wrapped(lines: Sequence[str], measure: Callable[[str], int], width: int) -> list[str]:
     """Lines broken at spaces so that each fits; a word that is too long by itself stays whole."""
-    wrapped: list[str] = []
+    broken: list[str] = []
     for line in lines:
         current = ""
         for word in line.split(" "):
             longer = f"{current} {word}".strip()
             if current and measure(longer) > width:
-                wrapped.append(current)
+                broken.append(current)
                 current = word
             else:
                 current = longer
-        wrapped.append(current)
-    return wrapped
+        broken.append(current)
+    return broken
 
 
 def colour_bar(scale: ScoreScale, font: ImageFont.FreeTypeFont, picture_rows: int) -> RGB8:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Final, Protocol
 
 from pydicom.dataset import Dataset
 from pydicom.uid import (
@@ -16,11 +16,11 @@ from pydicom.uid import (
 )
 
 from anomalyd.ids import Digest, InstanceUID, SeriesUID
-from anomalyd.pipeline.finding import Finding
+from anomalyd.pipeline.finding import Finding, Model
 from anomalyd.pipeline.terms import ResultKind
 from anomalyd.pipeline.volume import Volume
 
-__all__ = ["SOP_CLASSES", "ResultContext", "ResultKind", "ResultObject"]
+__all__ = ["SOP_CLASSES", "Made", "NoticeContext", "ResultContext", "ResultKind", "ResultObject"]
 
 SOP_CLASSES: Final = {
     ResultKind.SEG: SegmentationStorage,
@@ -30,6 +30,7 @@ SOP_CLASSES: Final = {
     ResultKind.SUMMARY: SecondaryCaptureImageStorage,
     ResultKind.PARAMETRIC_MAP: ParametricMapStorage,
     ResultKind.LABELMAP: UID("1.2.840.10008.5.1.4.1.1.66.7"),  # of 2024; pydicom 3.0 has no name for it
+    ResultKind.NOT_ANALYSED: SecondaryCaptureImageStorage,
 }
 """What each kind is as a DICOM object (PS3.4 B.5)."""
 
@@ -46,15 +47,54 @@ class ResultObject:
     data: bytes = field(repr=False)
 
 
+class Made(Protocol):
+    """What every result says about how it came to be."""
+
+    @property
+    def model(self) -> Model:
+        """The bundle that was asked."""
+
+    @property
+    def job_time(self) -> datetime:
+        """When the result was made, with time zone; every date and time in the objects comes from it."""
+
+    @property
+    def instance_set(self) -> Digest:
+        """Digest of the images of the volume."""
+
+    @property
+    def settings(self) -> Digest:
+        """Digest of the settings that change a result."""
+
+    @property
+    def device_serial(self) -> str:
+        """Device Serial Number of this installation."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NoticeContext:
+    """All that the notice of a scan without a finding is made of (`Made`).
+
+    headers, volume: as in ResultContext. reason: why the scan was not judged, in words, nothing of the patient.
+    """
+
+    headers: Sequence[Dataset]
+    volume: Volume
+    model: Model
+    reason: str
+    job_time: datetime
+    instance_set: Digest
+    settings: Digest
+    device_serial: str = "anomalyd"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ResultContext:
-    """All that the result objects of one analysis are made of.
+    """All that the result objects of one analysis are made of (`Made`).
 
     headers: the received data sets of the analysed volume, in any order, pixels not needed.
     volume: as analysed, with its sources; finding: on the same grid.
-    job_time: when the result was made, with time zone; every date and time in the objects comes from it.
     warnings: of selection and reading (the finding has its own).
-    device_serial: Device Serial Number of this installation.
     """
 
     headers: Sequence[Dataset]
@@ -65,6 +105,11 @@ class ResultContext:
     settings: Digest
     warnings: tuple[str, ...] = ()
     device_serial: str = "anomalyd"
+
+    @property
+    def model(self) -> Model:
+        """The bundle that was asked."""
+        return self.finding.model
 
     @property
     def all_warnings(self) -> tuple[str, ...]:

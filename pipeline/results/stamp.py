@@ -10,7 +10,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from anomalyd import __version__
 from anomalyd.ids import Digest
 from anomalyd.pipeline.results.header import Source
-from anomalyd.pipeline.results.objects import ResultContext, ResultKind
+from anomalyd.pipeline.results.objects import Made, ResultKind
 from anomalyd.pipeline.results.uids import IMPLEMENTATION_UID, ResultKey
 from anomalyd.pipeline.results.verbatim import copy_patient_and_study, copy_verbatim, tags_of
 from anomalyd.pipeline.results.version import PRODUCT, version_line
@@ -23,6 +23,7 @@ _SERIES_NUMBER_OFFSET = {
     ResultKind.SUMMARY: 5,
     ResultKind.PARAMETRIC_MAP: 6,
     ResultKind.LABELMAP: 7,
+    ResultKind.NOT_ANALYSED: 8,
 }
 _NUMBER_WITHOUT_SOURCE: Final = 90000
 _GREATEST_NUMBER = 2**31 - 1  # PS3.5 table 6.2-1, VR IS
@@ -32,14 +33,14 @@ _EQUIPMENT = (
 )  # fmt: skip
 
 
-def key_of(source: Source, context: ResultContext) -> ResultKey:
+def key_of(source: Source, made: Made) -> ResultKey:
     """What the UIDs of these results are made from."""
     return ResultKey(
         source.study_uid,
         source.series_uid,
-        context.instance_set,
-        Digest(context.finding.model.digest),
-        context.settings,
+        made.instance_set,
+        Digest(made.model.digest),
+        made.settings,
     )
 
 
@@ -50,19 +51,19 @@ def series_number(source: Source, kind: ResultKind) -> int:
     return number + offset if number + offset <= _GREATEST_NUMBER else _NUMBER_WITHOUT_SOURCE + offset
 
 
-def stamp(target: Dataset, source: Source, context: ResultContext) -> None:
+def stamp(target: Dataset, source: Source, made: Made) -> None:
     """Patient, study, equipment and time of a result; the last step before `part10`.
 
     Dates and times are those of the job, in the time zone that the source states, else in the job's own.
     """
-    now = _in_zone_of(source, context.job_time)
+    now = _in_zone_of(source, made.job_time)
     for keyword in ("SeriesDate", "ContentDate", "InstanceCreationDate"):
         setattr(target, keyword, now.strftime("%Y%m%d"))
     for keyword in ("SeriesTime", "ContentTime", "InstanceCreationTime"):
         setattr(target, keyword, now.strftime("%H%M%S.%f"))
-    line = version_line(context.finding.model)
+    line = version_line(made.model)
     target.Manufacturer, target.ManufacturerModelName = PRODUCT, PRODUCT
-    target.DeviceSerialNumber, target.SoftwareVersions = context.device_serial, line
+    target.DeviceSerialNumber, target.SoftwareVersions = made.device_serial, line
     moment = now.strftime("%Y%m%d%H%M%S.%f%z")
     others = [item for item in target.get("ContributingEquipmentSequence", []) if _is_processing(item)]
     for item in others:

@@ -32,12 +32,13 @@ from anomalyd.ids import AETitle, SeriesUID, StudyUID
 from anomalyd.pipeline.results import own_codes
 from anomalyd.pipeline.results.attributes import PATIENT_AND_STUDY, PATIENT_GROUP
 from anomalyd.pipeline.results.build import BUILDERS, build_results
+from anomalyd.pipeline.results.notice import build_notice
 from anomalyd.pipeline.results.objects import SOP_CLASSES, ResultKind, ResultObject
 from anomalyd.pipeline.terms import DEFAULT_KINDS
 from anomalyd.storage.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from conftest import CHECKOUT
 from doors import open_door
-from findings import context_of
+from findings import context_of, notice_context_of
 from pacs import Pacs
 from phantoms import PhantomWriter
 
@@ -109,6 +110,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     for writer in SOURCES:
         series = writer.write(tmp_path_factory.mktemp("source") / "series")
         results += build_results(context_of(series), tuple(BUILDERS))
+        results.append(build_notice(notice_context_of(series, "no brain was found")))
     return [(one, pydicom.dcmread(io.BytesIO(one.data))) for one in results]
 
 
@@ -243,7 +245,7 @@ KIND_HEAD = ("kind", "short", "SOP Class UID", "Modality", "objects of a series"
 
 def test_kinds_of_result_are_as_stated(made: Made) -> None:
     assert {row[0].strip("`") for row in rows(*KIND_HEAD)} == {str(kind) for kind in SOP_CLASSES}
-    assert set(BUILDERS) == set(SOP_CLASSES)
+    assert {*BUILDERS, ResultKind.NOT_ANALYSED} == set(SOP_CLASSES)
     for name, _, uid, modality, objects, is_default, number in rows(*KIND_HEAD):
         kind = ResultKind(name.strip("`"))
         assert uid == SOP_CLASSES[kind]
@@ -259,7 +261,7 @@ def test_attributes_of_created_objects_are_as_stated(made: Made) -> None:
     short = {row[1]: ResultKind(row[0].strip("`")) for row in rows(*KIND_HEAD)}
     (head,) = [head for head in tables() if head[:2] == ("tag", "attribute")]
     kinds = [short[name] for name in head[2:-1]]
-    assert set(kinds) == set(BUILDERS)
+    assert set(kinds) == set(SOP_CLASSES)
     stated: dict[tuple[ResultKind, int], str] = {}
     for tag, keyword, *marks, _ in rows(*head):
         assert Tag(keyword) == Tag(tag.strip("()").replace(",", "")), tag

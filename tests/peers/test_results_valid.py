@@ -14,11 +14,12 @@ import pytest
 from anomalyd.ids import Digest
 from anomalyd.pipeline.finding import Sign
 from anomalyd.pipeline.results.build import build_results
+from anomalyd.pipeline.results.notice import build_notice
 from anomalyd.pipeline.results.objects import ResultContext, ResultKind, ResultObject
 from anomalyd.pipeline.terms import DEFAULT_KINDS
 from conftest import RequirePeer
 from dcmqi_reader import segment_points
-from findings import BRIGHT, DARK, JOB_TIME, ReadSeries, context_of, finding_of, only, read_series
+from findings import BRIGHT, DARK, JOB_TIME, ReadSeries, context_of, finding_of, notice_context_of, only, read_series
 from phantoms import PATIENT_MARKERS, PLANES, PhantomWriter, Plane
 from validity import assert_valid
 
@@ -55,6 +56,7 @@ def test_no_complaint_that_the_source_does_not_have(
 ) -> None:
     series = writer.write(tmp_path / "series")
     results = build_results(context_of(series))
+    results += (build_notice(notice_context_of(series, "the scan does not fit the template")),)
     assert {one.kind for one in results} == set(DEFAULT_KINDS)
     assert_valid(series.files, results, tmp_path / "results", requires_peer)
 

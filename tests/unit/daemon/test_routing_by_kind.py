@@ -1,6 +1,7 @@
 """`send` of a destination: which kinds of result it gets."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,14 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # m
 from anomalyd.daemon.probe import probe
 from anomalyd.daemon.routing import kinds_to_make
 from anomalyd.daemon.settings import DaemonSettings, Destination
-from anomalyd.daemon.worker.messages import Analysed
+from anomalyd.daemon.worker.messages import Analysed, WithheldScan
 from anomalyd.daemon.worker.publish import publish
 from anomalyd.ids import AETitle
 from anomalyd.pipeline.results.objects import SOP_CLASSES, ResultKind
 from anomalyd.pipeline.terms import DEFAULT_KINDS
-from anomalyd.storage import deliveries, queue
+from anomalyd.storage import audit, deliveries, queue
+from anomalyd.storage.audit import AuditKind
+from anomalyd.storage.tables import JobState
 from pacs import Pacs
 from stored import SteppedStore, open_stepped
 
@@ -38,6 +41,25 @@ def test_a_destination_gets_the_kinds_that_it_asks_for(stepped: SteppedStore) ->
     publish(stepped.store, lease, Analysed(stepped.results(lease.job, 3), {"lesions": []}), daemon, 3)
     due = {(row.destination, row.kind) for row in deliveries.deliveries(stepped.store, job_id=lease.job.id)}
     assert due == {("all", "seg"), ("all", "heatmap"), ("viewer", "heatmap")}
+
+
+def test_that_a_scan_was_not_analysed_is_told_where_it_is_wanted(stepped: SteppedStore) -> None:
+    at = {"ae_title": "PACS", "host": "127.0.0.1", "port": 104}
+    daemon = DaemonSettings.model_validate(
+        {"destinations": [{"name": "all", **at}, {"name": "viewer", **at, "send": ["heatmap"]}]}
+    )
+    stepped.queued()
+    lease = queue.lease(stepped.store, "worker-1", 60.0)
+    assert lease is not None
+    (notice,) = (replace(one, kind="not_analysed") for one in stepped.results(lease.job, 1))
+    publish(stepped.store, lease, WithheldScan("no brain", {"status": "withheld"}, (notice,)), daemon, 3)
+    after = queue.job(stepped.store, lease.job.id)
+    assert (after.state, after.reason) == (JobState.WITHHELD, "no brain")
+    due = [(row.destination, row.kind) for row in deliveries.deliveries(stepped.store, job_id=lease.job.id)]
+    assert due == [("all", "not_analysed")]
+    (row,) = audit.query(stepped.store, audit.AuditFilter(kind=AuditKind.WITHHELD))
+    assert row.detail["results"] == {"not_analysed": 1}
+    assert row.detail["result_series"] == [notice.series_uid]
 
 
 def test_what_is_made_is_the_default_and_what_any_destination_asks_for() -> None:

@@ -2,9 +2,11 @@
 
 import sys
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 
 from anomalyd.daemon.bundles import bundles_in_force
@@ -105,6 +107,10 @@ def test_a_scan_that_the_bundle_cannot_judge_is_withheld_with_a_whole_report(
     assert isinstance(answer, WithheldScan)
     assert answer.report["status"] == "withheld"
     assert answer.report["reason"]["text"] == answer.text
+    (notice,) = answer.results
+    assert notice.kind == "not_analysed"
+    said = pydicom.dcmread(BytesIO(objects.read_result(store, notice.file.path, notice.file.sha256)))
+    assert answer.text in said.ImageComments
     assert any("older than the healthy reference" in warning for warning in answer.report["warnings"])
 
 
