@@ -131,7 +131,18 @@ def _finished(told: _Told) -> str:
     if lesions == 1:
         found = "1 candidate region found"
     took = f"{_seconds(told['seconds'])} (waited {_seconds(told['waited_s'])})"
-    return f"{told.job} finished after {took}: {found}; made {told.made}"
+    return f"{told.job} finished after {took}: {found}; made {told.made}{_follows(told)}"
+
+
+def _follows(told: _Told) -> str:
+    before = told.detail.get("follows")
+    if not before:
+        return ""
+    named = "its report names none as predecessor"
+    if "document" in before:
+        named = f"its report names that of job {before['document_of_job']} as predecessor"
+    why = " and ".join(before["differs"])
+    return f"; takes the place of job {before['job']} ({why}; that was bundle {before['bundle_id']}); {named}"
 
 
 def _withheld(told: _Told) -> str:

@@ -34,6 +34,7 @@ from anomalyd.storage.jobs import (
     jobs_of_series,
     results_of,
 )
+from anomalyd.storage.predecessors import Predecessor
 from anomalyd.storage.publication import NewResult
 from anomalyd.storage.studies import pseudonym
 from anomalyd.storage.tables import JobState
@@ -132,11 +133,13 @@ def finish(
     report: Mapping[str, Any],
     reason: str | None = None,
     wants: publication.Wants = publication.everything,
+    follows: Predecessor | None = None,
 ) -> Job:
     """Publishes: job, results, one delivery per result and destination, audit: one transaction (DESIGN 4, promise 7).
 
     report: without patient data; kept with the job. reason: why withheld. The bytes of the results lie on disk
     already (objects.write_results). wants(destination, kind): whether a destination gets results of a kind.
+    follows: the answer that this one takes the place of, for the audit.
     Raises LeaseLost, and then nothing was written.
     """
     now = store.clock()
@@ -146,6 +149,8 @@ def finish(
         publication.publish(connection, done, results, tuple(dict.fromkeys(destinations)), now, wants=wants)
         kind = AuditKind.FINISHED if state is JobState.DONE else AuditKind.WITHHELD
         detail = publication.summary(done, results, destinations, report, now)
+        if follows is not None:
+            detail["follows"] = follows.detail
         append(connection, event_of(connection, done, kind, now, detail=detail))
         crash_point("results.written_before_commit")
     return done

@@ -24,7 +24,7 @@ from anomalyd.pipeline.read import read_volume
 from anomalyd.pipeline.results import report
 from anomalyd.pipeline.results.build import build_results
 from anomalyd.pipeline.results.notice import build_notice
-from anomalyd.pipeline.results.objects import NoticeContext, ResultContext, ResultKind, ResultObject
+from anomalyd.pipeline.results.objects import Earlier, NoticeContext, ResultContext, ResultKind, ResultObject
 from anomalyd.pipeline.results.report import Report, StageTimes, Subject
 from anomalyd.pipeline.selection import VolumeChoice, choose, instance_set
 from anomalyd.pipeline.series import InstanceHeader, assemble, parse_instance
@@ -32,6 +32,7 @@ from anomalyd.pipeline.volume import Volume
 from anomalyd.storage import objects
 from anomalyd.storage.engine import Store, open_store
 from anomalyd.storage.jobs import Job
+from anomalyd.storage.predecessors import predecessor_of
 from anomalyd.storage.publication import NewResult
 from anomalyd.storage.series import InstanceRow, instances_of, open_instance, read_instance, series_row
 
@@ -99,6 +100,8 @@ class Analyst:
             told = (*warnings, *volume.warnings)
             return WithheldScan(exc.text, _withheld_report(subject, bundle, exc, warnings=told, times=times), made)
         begin(Stage.RESULTS)
+        follows = predecessor_of(self._store, job, ResultKind.SR)
+        before = follows.document if follows else None
         # All times in the results come from the job, so that a second run makes the same bytes.
         context = ResultContext(
             headers=headers,
@@ -108,11 +111,12 @@ class Analyst:
             instance_set=job.instance_set,
             settings=job.settings,
             warnings=warnings,
+            predecessor=Earlier(before.series_uid, before.sop_instance_uid) if before else None,
         )
         results = _stored(self._store, build_results(context, kinds_to_make(self._settings.daemon)))
         times.stop()
         answer = report.analysed(subject, finding, warnings=context.all_warnings, timings_s=times.seconds)
-        return Analysed(results, answer)
+        return Analysed(results, answer, follows)
 
     def _notice(self, context: NoticeContext) -> tuple[NewResult, ...]:
         if ResultKind.NOT_ANALYSED not in kinds_to_make(self._settings.daemon):

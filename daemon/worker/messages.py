@@ -6,6 +6,7 @@ from typing import Any
 
 from anomalyd.pipeline.finding import Reason
 from anomalyd.storage.jobs import Job
+from anomalyd.storage.predecessors import Predecessor
 from anomalyd.storage.publication import NewResult
 
 
@@ -49,10 +50,14 @@ class StageReached:
 
 @dataclass(frozen=True, slots=True)
 class Analysed:
-    """Child to parent: results lie on disk, to be published. report: without patient data."""
+    """Child to parent: results lie on disk, to be published.
+
+    report: without patient data. follows: the answer that this one takes the place of.
+    """
 
     results: tuple[NewResult, ...]
     report: Mapping[str, Any]
+    follows: Predecessor | None = None
 
 
 @dataclass(frozen=True, slots=True)

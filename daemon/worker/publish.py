@@ -44,7 +44,8 @@ def _publish_results(store: Store, lease: Lease, answer: Analysed | WithheldScan
     why = answer.text if isinstance(answer, WithheldScan) else None
     queue.finish(
         store, lease, JobState.DONE if why is None else JobState.WITHHELD, answer.results, names, report=answer.report,
-        reason=why, wants=lambda name, kind: kind in kinds[name],
+        reason=why, follows=None if isinstance(answer, WithheldScan) else answer.follows,
+        wants=lambda name, kind: kind in kinds[name],
     )  # fmt: skip
     if why is not None:
         log.info("job.withheld", job_id=job.id, series_uid=job.series_uid, reason=why, destinations=list(names))

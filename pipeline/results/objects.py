@@ -20,7 +20,7 @@ from anomalyd.pipeline.finding import Finding, Model
 from anomalyd.pipeline.terms import ResultKind
 from anomalyd.pipeline.volume import Volume
 
-__all__ = ["SOP_CLASSES", "Made", "NoticeContext", "ResultContext", "ResultKind", "ResultObject"]
+__all__ = ["SOP_CLASSES", "Earlier", "Made", "NoticeContext", "ResultContext", "ResultKind", "ResultObject"]
 
 SOP_CLASSES: Final = {
     ResultKind.SEG: SegmentationStorage,
@@ -88,6 +88,14 @@ class NoticeContext:
     device_serial: str = "anomalyd"
 
 
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """A structured report of the same series, sent before: what the new one takes the place of."""
+
+    series_uid: SeriesUID
+    instance_uid: InstanceUID
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ResultContext:
     """All that the result objects of one analysis are made of (`Made`).
@@ -95,6 +103,7 @@ class ResultContext:
     headers: the received data sets of the analysed volume, in any order, pixels not needed.
     volume: as analysed, with its sources; finding: on the same grid.
     warnings: of selection and reading (the finding has its own).
+    predecessor: the report that the new one names as its predecessor, of the same study.
     """
 
     headers: Sequence[Dataset]
@@ -105,6 +114,7 @@ class ResultContext:
     settings: Digest
     warnings: tuple[str, ...] = ()
     device_serial: str = "anomalyd"
+    predecessor: Earlier | None = None
 
     @property
     def model(self) -> Model:

@@ -17,7 +17,10 @@ _NOT_OF_A_DOCUMENT = ("BodyPartExamined", "PositionReferenceIndicator")
 
 
 def build_structured_report(source: Source, context: ResultContext) -> ResultObject:
-    """A Comprehensive 3D SR: complete, preliminary, unverified. It refers to the SEG where lesions were found."""
+    """A Comprehensive 3D SR: complete, preliminary, unverified.
+
+    It refers to the SEG where lesions were found, and to the report that it takes the place of.
+    """
     key = key_of(source, context)
     content = report_content(source, context, key)[0]
     report = Comprehensive3DSR(
@@ -32,6 +35,7 @@ def build_structured_report(source: Source, context: ResultContext) -> ResultObj
         is_final=False,
         is_verified=False,
         series_description=f"{PRODUCT} SR (research)",
+        previous_versions=_predecessors(source, context),
     )
     report.ContentSequence = content.ContentSequence
     stamp(report, source, context)
@@ -46,6 +50,20 @@ def build_structured_report(source: Source, context: ResultContext) -> ResultObj
         1,
         part10(report),
     )
+
+
+def _predecessors(source: Source, context: ResultContext) -> list[Dataset] | None:
+    """For the Predecessor Documents Sequence (PS3.3 C.17.2), which is absent in a first report."""
+    if context.predecessor is None:
+        return None
+    return [
+        item(
+            StudyInstanceUID=source.study_uid,
+            SeriesInstanceUID=context.predecessor.series_uid,
+            SOPClassUID=Comprehensive3DSRStorage,
+            SOPInstanceUID=context.predecessor.instance_uid,
+        )
+    ]
 
 
 def _without_groups(content: Dataset) -> Dataset:

@@ -7,6 +7,7 @@ import io
 import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -28,12 +29,12 @@ from anomalyd.daemon.gateway.contexts import LOSSLESS, UNCOMPRESSED
 from anomalyd.daemon.gateway.door import PDU_LIMIT
 from anomalyd.daemon.gateway.reception import Status
 from anomalyd.daemon.settings import DaemonSettings, Destination
-from anomalyd.ids import AETitle, SeriesUID, StudyUID
+from anomalyd.ids import AETitle, InstanceUID, SeriesUID, StudyUID
 from anomalyd.pipeline.results import own_codes
 from anomalyd.pipeline.results.attributes import PATIENT_AND_STUDY, PATIENT_GROUP
 from anomalyd.pipeline.results.build import BUILDERS, build_results
 from anomalyd.pipeline.results.notice import build_notice
-from anomalyd.pipeline.results.objects import SOP_CLASSES, ResultKind, ResultObject
+from anomalyd.pipeline.results.objects import SOP_CLASSES, Earlier, ResultKind, ResultObject
 from anomalyd.pipeline.terms import DEFAULT_KINDS
 from anomalyd.storage.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from conftest import CHECKOUT
@@ -107,9 +108,10 @@ def stated_contexts(table: int) -> set[tuple[str, str]]:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Results of every kind of all SOURCES."""
     results: list[ResultObject] = []
-    for writer in SOURCES:
+    earlier = Earlier(SeriesUID("2.25.11"), InstanceUID("2.25.12"))
+    for writer, before in zip(SOURCES, (earlier, None, None), strict=True):
         series = writer.write(tmp_path_factory.mktemp("source") / "series")
-        results += build_results(context_of(series), tuple(BUILDERS))
+        results += build_results(replace(context_of(series), predecessor=before), tuple(BUILDERS))
         results.append(build_notice(notice_context_of(series, "no brain was found")))
     return [(one, pydicom.dcmread(io.BytesIO(one.data))) for one in results]
 

@@ -107,6 +107,21 @@ def test_late_slices_make_a_new_job_that_supersedes_the_first(run: Run) -> None:
     assert second.state is JobState.DONE
 
 
+def test_the_second_report_names_the_first_where_that_was_sent(run: Run) -> None:
+    first, second = (
+        next(row for row in deliveries.deliveries(run.store, job_id=job.id) if row.kind == "sr") for job in run.jobs()
+    )
+    report = dcmread(run.pacs.folder / f"{second.sop_instance_uid}.dcm")
+    named = [
+        document.ReferencedSOPInstanceUID
+        for study in report.get("PredecessorDocumentsSequence", ())
+        for series in study.ReferencedSeriesSequence
+        for document in series.ReferencedSOPSequence
+    ]
+    states = {row.state for row in deliveries.deliveries(run.store, job_id=first.job_id) if row.kind == "sr"}
+    assert named == ([first.sop_instance_uid] if DeliveryState.CONFIRMED in states else [])
+
+
 def test_the_same_series_again_makes_no_further_job(run: Run) -> None:
     assert len(run.jobs()) == 2
     assert run.kinds().count(AuditKind.DUPLICATE) == len(run.series.files)
@@ -154,7 +169,15 @@ def test_the_audit_tells_the_course_and_is_intact(run: Run) -> None:
 def test_explain_shows_it_on_one_page(run: Run) -> None:
     shown = run.daemon.command("explain", run.series.series_uid)
     assert shown.returncode == 0
-    for words in ("received", "job 1", "job 2", "superseded", "confirmed at pacs", "confirmed at other"):
+    for words in (
+        "received",
+        "job 1",
+        "job 2",
+        "superseded",
+        "takes the place of",
+        "confirmed at pacs",
+        "confirmed at other",
+    ):
         assert words in shown.stdout
 
 

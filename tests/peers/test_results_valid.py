@@ -4,6 +4,7 @@ dciodvfy and dcentvfy may complain of what the source already has, and of nothin
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -11,11 +12,11 @@ import highdicom
 import numpy as np
 import pytest
 
-from anomalyd.ids import Digest
+from anomalyd.ids import Digest, InstanceUID, SeriesUID
 from anomalyd.pipeline.finding import Sign
 from anomalyd.pipeline.results.build import build_results
 from anomalyd.pipeline.results.notice import build_notice
-from anomalyd.pipeline.results.objects import ResultContext, ResultKind, ResultObject
+from anomalyd.pipeline.results.objects import Earlier, ResultContext, ResultKind, ResultObject
 from anomalyd.pipeline.terms import DEFAULT_KINDS
 from conftest import RequirePeer
 from dcmqi_reader import segment_points
@@ -55,7 +56,8 @@ def test_no_complaint_that_the_source_does_not_have(
     writer: PhantomWriter, tmp_path: Path, requires_peer: RequirePeer
 ) -> None:
     series = writer.write(tmp_path / "series")
-    results = build_results(context_of(series))
+    earlier = Earlier(SeriesUID("2.25.11"), InstanceUID("2.25.12"))
+    results = build_results(replace(context_of(series), predecessor=earlier))
     results += (build_notice(notice_context_of(series, "the scan does not fit the template")),)
     assert {one.kind for one in results} == set(DEFAULT_KINDS)
     assert_valid(series.files, results, tmp_path / "results", requires_peer)

@@ -13,9 +13,10 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from scipy import ndimage
 
+from anomalyd.ids import InstanceUID, SeriesUID
 from anomalyd.pipeline.finding import Laterality
 from anomalyd.pipeline.results.build import build_results
-from anomalyd.pipeline.results.objects import ResultContext, ResultKind
+from anomalyd.pipeline.results.objects import Earlier, ResultContext, ResultKind
 from anomalyd.pipeline.results.outline import worst_slices
 from anomalyd.pipeline.results.own_codes import ANOMALY_SCORE, CENTROID, NOTHING_FOUND, SCAN_SCORE
 from anomalyd.pipeline.results.version import version_line
@@ -184,3 +185,15 @@ def test_it_is_complete_preliminary_unverified_and_names_what_was_looked_at(cont
         context.headers[0].SeriesInstanceUID: {header.SOPInstanceUID for header in context.headers},
         segmentation.SeriesInstanceUID: {segmentation.SOPInstanceUID},
     }
+
+
+def test_it_names_the_report_that_it_takes_the_place_of(context: ResultContext) -> None:
+    assert "PredecessorDocumentsSequence" not in read(context)[0]
+    earlier = Earlier(SeriesUID("2.25.11"), InstanceUID("2.25.12"))
+    report = read(replace(context, predecessor=earlier))[0]
+    (study,) = report.PredecessorDocumentsSequence
+    assert study.StudyInstanceUID == report.StudyInstanceUID
+    (series,) = study.ReferencedSeriesSequence
+    (document,) = series.ReferencedSOPSequence
+    assert (series.SeriesInstanceUID, document.ReferencedSOPInstanceUID) == ("2.25.11", "2.25.12")
+    assert document.ReferencedSOPClassUID == report.SOPClassUID
