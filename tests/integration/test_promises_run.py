@@ -268,8 +268,10 @@ def test_one_version_line_everywhere(evidence: Evidence) -> None:
 
 
 def test_heatmaps_for_every_slice_and_at_most_one_seg(evidence: Evidence) -> None:
-    """RESULTS 0: one heatmap per source slice; a SEG where something was found."""
-    assert len(evidence.results(SecondaryCaptureImageStorage)) == evidence.head.grid.shape[0]
+    """RESULTS 0: one heatmap per source slice, one summary; a SEG where something was found."""
+    placed = ["ImagePositionPatient" in ds for ds in evidence.results(SecondaryCaptureImageStorage)]
+    assert placed.count(True) == evidence.head.grid.shape[0]
+    assert placed.count(False) == 1  # the summary
     lesions = (evidence.jobs[0].report or {})["lesions"]
     assert len(evidence.results(SegmentationStorage)) == (1 if lesions else 0)
 
