@@ -34,7 +34,8 @@ def rejection(association: Association) -> A_ASSOCIATE | None:
     if not association.is_aborted:
         return None
     try:
-        answer = association.dul.to_user_queue.get_nowait()
+        # pynetdicom names the type under TYPE_CHECKING; mypy reads it or not by the order in which it takes modules.
+        answer: Any = association.dul.to_user_queue.get_nowait()
     except queue.Empty:
         return None
     return answer if isinstance(answer, A_ASSOCIATE) and answer.result in REJECTED else None
