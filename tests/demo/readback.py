@@ -8,7 +8,7 @@ import highdicom
 import numpy as np
 import pydicom
 from PIL import Image
-from pydicom.uid import SecondaryCaptureImageStorage, SegmentationStorage
+from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage, SegmentationStorage
 
 from anomalyd.ids import SeriesUID
 
@@ -31,21 +31,30 @@ class ReadResults:
     seg: Path | None = None
     segments: tuple[ReadSegment, ...] = ()
     heatmaps: list[Path] = field(default_factory=list)
+    summary: Path | None = None
+    report: Path | None = None
 
 
 def read_results(folder: Path, series_of: Mapping[str, SeriesUID]) -> dict[SeriesUID, ReadResults]:
     """By source series; series_of: SOP Instance UID of each sent image -> its series.
 
-    Objects that refer to nothing that was sent are an error of the daemon: KeyError.
+    A notice that a scan was not analysed is left out. Any other object that refers to nothing that was sent
+    is an error of the daemon: KeyError.
     """
     results: dict[SeriesUID, ReadResults] = {}
     for path in sorted(folder.glob("*.dcm")):
         header = pydicom.dcmread(path, stop_before_pixels=True)
-        result = results.setdefault(series_of[_one_source(header)], ReadResults())
+        if "NOT ANALYSED" in header.SeriesDescription:
+            continue
+        result = results.setdefault(_source_series(header, series_of), ReadResults())
         if header.SOPClassUID == SegmentationStorage:
             result.seg, result.segments = path, read_segments(path)
-        elif header.SOPClassUID == SecondaryCaptureImageStorage:
+        elif header.SOPClassUID == Comprehensive3DSRStorage:
+            result.report = path
+        elif header.SOPClassUID == SecondaryCaptureImageStorage and "ImagePositionPatient" in header:
             result.heatmaps.append(path)
+        elif header.SOPClassUID == SecondaryCaptureImageStorage:
+            result.summary = path
         else:
             raise KeyError(f"{path.name}: {header.SOPClassUID.name} was not expected")
     for result in results.values():
@@ -84,8 +93,9 @@ def write_contact_sheet(heatmaps: Sequence[Path], out: Path) -> None:
     sheet.save(out)
 
 
-def _one_source(header: pydicom.Dataset) -> str:
-    """SOP Instance UID of one image that the object was made from."""
-    if header.SOPClassUID == SegmentationStorage:
-        return str(header.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID)
-    return str(header.SourceImageSequence[0].ReferencedSOPInstanceUID)
+def _source_series(header: pydicom.Dataset, series_of: Mapping[str, SeriesUID]) -> SeriesUID:
+    """The sent series of an image that the object refers to, at whatever depth."""
+    for element in header.iterall():
+        if element.keyword == "ReferencedSOPInstanceUID" and str(element.value) in series_of:
+            return series_of[str(element.value)]
+    raise KeyError(f"{header.SOPInstanceUID} ({header.SOPClassUID.name}) refers to no image that was sent")

@@ -41,7 +41,8 @@ class SeriesReport:
     def is_complete(self) -> bool:
         """Results were read back where there must be some, and a reason was given where there are none."""
         if self.view.outcome is Outcome.RETURNED:
-            return self.results is not None and bool(self.results.heatmaps) and self.sheet is not None
+            back = self.results
+            return back is not None and bool(back.heatmaps and back.summary and back.report) and self.sheet is not None
         return self.view.outcome is not Outcome.FAILED and bool(self.view.why)
 
 
@@ -132,6 +133,12 @@ def show_series(console: Console, reports: Sequence[SeriesReport], config: Path)
         if report.results is not None and report.results.heatmaps:
             first = report.results.heatmaps[0]
             console.print(f"heatmaps       {len(report.results.heatmaps)} images, the first is {first}", soft_wrap=True)
+        for what, path in (
+            ("summary", report.results and report.results.summary),
+            ("report", report.results and report.results.report),
+        ):
+            if path is not None:
+                console.print(f"{what:<14} {path}", soft_wrap=True)
         if report.sheet is not None:
             console.print(f"contact sheet  {report.sheet}", soft_wrap=True)
         console.print(f"audit trail    {report.trail}", soft_wrap=True)
