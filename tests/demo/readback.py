@@ -7,6 +7,7 @@ from pathlib import Path
 import highdicom
 import numpy as np
 import pydicom
+from numpy.typing import NDArray
 from PIL import Image
 from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage, SegmentationStorage
 
@@ -15,13 +16,18 @@ from anomalyd.ids import SeriesUID
 SHEET_COLUMNS, SHEET_TILES = 6, 24
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ReadSegment:
-    """One candidate region as the SEG has it."""
+    """One candidate region as the SEG has it; points_lps: (n, 3) centres of its voxels in mm."""
 
     label: str
     volume_ml: float
     centroid_lps: tuple[float, float, float]
+    points_lps: NDArray[np.float64]
+
+    def distance_mm(self, point_lps: Sequence[float]) -> float:
+        """From a point to the nearest marked voxel's centre."""
+        return float(np.linalg.norm(self.points_lps - np.asarray(point_lps), axis=1).min())
 
 
 @dataclass(slots=True)
@@ -69,11 +75,15 @@ def read_segments(path: Path) -> tuple[ReadSegment, ...]:
     for number in seg.segment_numbers:
         volume = seg.get_volume(segment_numbers=[number])
         voxels = np.argwhere(volume.array[..., 0] > 0)
-        x, y, z = volume.map_indices_to_reference(voxels).mean(axis=0)
+        points = volume.map_indices_to_reference(voxels)
+        x, y, z = points.mean(axis=0)
         millilitres = len(voxels) * float(np.prod(volume.spacing)) / 1000.0
         read.append(
             ReadSegment(
-                str(seg.get_segment_description(number).segment_label), millilitres, (float(x), float(y), float(z))
+                str(seg.get_segment_description(number).segment_label),
+                millilitres,
+                (float(x), float(y), float(z)),
+                points,
             )
         )
     return tuple(read)

@@ -24,6 +24,7 @@ COLOURS = {
     Outcome.NOT_STORED: "yellow",
     Outcome.FAILED: "red",
 }
+MARKED_MM = 1.0  # from the lesion's middle to a marked voxel's centre: a voxel of 1 mm
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,13 +157,20 @@ def show_lesion(console: Console, made: MadeHead, results: ReadResults | None) -
     if not segments:
         console.print("[bold yellow]found[/]     no: nothing was marked")
         return
-    off = [float(np.linalg.norm(np.subtract(s.centroid_lps, made.lesion_lps))) for s in segments]
-    nearest = int(np.argmin(off))
-    segment, others = segments[nearest], len(segments) - 1
-    what = f"{segment.label} ({segment.volume_ml:.1f} ml), {off[nearest]:.1f} mm from the place it was put in"
-    if off[nearest] <= LESION_RADIUS_MM:
-        console.print(f"[bold green]found[/]     yes: {what}")
-    else:
-        console.print(f"[bold yellow]found[/]     no: the nearest marked region is {what}")
+    off = [segment.distance_mm(made.lesion_lps) for segment in segments]
+    segment, others = segments[int(np.argmin(off))], len(segments) - 1
+    centre_off = float(np.linalg.norm(np.subtract(segment.centroid_lps, made.lesion_lps)))
+    what = f"{segment.label} ({segment.volume_ml:.1f} ml)"
+    if min(off) > MARKED_MM:
+        console.print(
+            f"[bold yellow]found[/]     no: the nearest marked region, {what}, begins {min(off):.1f} mm from its middle"
+        )
         others += 1
-    console.print(f"          other marked regions, which are false findings: {others}")
+    elif centre_off <= LESION_RADIUS_MM:
+        console.print(f"[bold green]found[/]     yes: {what}, {centre_off:.1f} mm from the place it was put in")
+    else:
+        console.print(f"[bold green]found[/]     yes, as a part of {what}: more is marked around it than was put in")
+    if others:
+        console.print(
+            f"          other marked regions, which are false findings: {others} (an average is no person's head)"
+        )
