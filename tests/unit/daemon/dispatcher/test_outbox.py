@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from anomalyd.storage.alarms import open_alarms
 from anomalyd.storage.engine import Store, open_store
 from anomalyd.storage.settings import StorageSettings
 from anomalyd.storage.tables import DeliveryState
+from moving_clock import MovingClock
 from pacs import Pacs
 from rows import add_finished_job
 
@@ -24,16 +25,6 @@ FreePort = Callable[[], int]
 LIMIT_S = 15.0
 # pynetdicom forgets to close the socket of a refused connection
 unclosed_by_pynetdicom = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-class MovingClock:
-    """The wall clock, and ahead of it as far as a test says."""
-
-    def __init__(self) -> None:
-        self.ahead = timedelta(0)
-
-    def __call__(self) -> datetime:
-        return datetime.now(UTC) + self.ahead
 
 
 @pytest.fixture
