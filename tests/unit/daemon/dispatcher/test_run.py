@@ -85,9 +85,10 @@ def test_what_a_killed_one_was_sending_is_sent(
 
 def test_a_wake_is_enough_to_send_at_once(store: Store, bundle: Path, free_port: int, wait_until: WaitUntil) -> None:
     with Pacs(free_port) as pacs, dispatching(settings_of(store.root, bundle, free_port)):
-        wait_until(lambda: notify(store.root, Role.DISPATCHER), LIMIT_S)
+        # Verified after the start: until then it replaces jobs of bundles that it does not serve, such as this one.
+        wait_until(lambda: list(query(store, AuditFilter(kind=AuditKind.VERIFIED))), LIMIT_S)
         made = add_finished_job(store)
-        notify(store.root, Role.DISPATCHER)
+        assert notify(store.root, Role.DISPATCHER)
         wait_until(lambda: len(pacs.objects) == len(made.uids), LIMIT_S)
 
 
