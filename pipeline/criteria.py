@@ -25,6 +25,7 @@ from anomalyd.pipeline.series import SeriesHeader, counted
 from anomalyd.pipeline.settings import PipelineSettings
 
 MAX_ALSO = 3
+EXCLUDE_RULE = "exclude_rule"
 SUPPORTED_SYNTAXES = frozenset(
     str(syntax)
     for syntax in (
@@ -64,7 +65,7 @@ class Asker:
         self.warnings: list[str] = []
         self.is_included = rules.matching(settings.include, header, sender) is not None
         excluded = rules.matching(settings.exclude, header, sender)
-        self.passed("exclude_rule", excluded is None, excluded, None, f"excluded by the configured rule {excluded}")
+        self.passed(EXCLUDE_RULE, excluded is None, excluded, None, f"excluded by the configured rule {excluded}")
 
     def branch(self) -> "Asker":
         """The same, to be asked about one candidate without touching the others' answers."""

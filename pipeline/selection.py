@@ -20,11 +20,14 @@ from anomalyd.pipeline.criteria import Asker, Verdict
 from anomalyd.pipeline.finding import Contrast, Reason
 from anomalyd.pipeline.geometry import Stack, index_to_lps
 from anomalyd.pipeline.kinds import KIND_RULES, WEAK_KIND_RULES, Subject
+from anomalyd.pipeline.results.version import PRODUCT
 from anomalyd.pipeline.series import SeriesHeader
 from anomalyd.pipeline.settings import PipelineSettings
 from anomalyd.pipeline.volume import Grid, SliceSource
 
 MAX_CANDIDATES = 8
+Instances = tuple[tuple[InstanceUID, tuple[int, ...] | None], ...]
+"""Objects by SOP Instance UID, each with its 1-based frames; None: a classic object, or all of it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +43,7 @@ class VolumeChoice:
     slots: tuple[SliceSource | None, ...]
 
     @property
-    def instances(self) -> tuple[tuple[InstanceUID, tuple[int, ...] | None], ...]:
+    def instances(self) -> Instances:
         """Each object once, by UID: its frames that belong to the volume, or None for a classic object."""
         frames: dict[InstanceUID, list[int]] = {}
         for source in self.slots:
@@ -99,9 +102,27 @@ def explain(
     return choose(header, settings, contrasts, sender).verdicts
 
 
+def nameable(answer: Eligibility, header: SeriesHeader) -> Instances:
+    """The MR images of a refused series that a notice may name: none where a notice is nobody's wish.
+
+    That is: of a series that is no MR, that a configured rule excludes, or that has an object made here: told of what
+    came back from a PACS, the PACS would get one notice after the other.
+    """
+    is_excluded = any(verdict.criterion == criteria.EXCLUDE_RULE and not verdict.ok for verdict in answer.verdicts)
+    is_ours = any(one.manufacturer == PRODUCT for one in header.instances)
+    if is_excluded or is_ours or header.modality != "MR":
+        return ()
+    return tuple((one.instance_uid, None) for one in header.instances if one.is_mr_image)
+
+
 def instance_set(choice: VolumeChoice, sha256: Mapping[InstanceUID, str]) -> Digest:
     """Digest of the sorted (SOP Instance UID, data-set SHA-256, frames) of the volume (DESIGN 11)."""
-    lines = ["\x1f".join([uid, sha256[uid], ",".join(map(str, frames or ()))]) for uid, frames in choice.instances]
+    return digest_of(choice.instances, sha256)
+
+
+def digest_of(instances: Instances, sha256: Mapping[InstanceUID, str]) -> Digest:
+    """The same of any set of objects, or of frames of them."""
+    lines = ["\x1f".join([uid, sha256[uid], ",".join(map(str, frames or ()))]) for uid, frames in instances]
     return Digest(hashlib.sha256("\n".join(sorted(lines)).encode("ascii")).hexdigest())
 
 

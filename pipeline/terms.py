@@ -43,6 +43,8 @@ class ResultKind(StrEnum):
     LABELMAP = "labelmap"
     NOT_ANALYSED = "not_analysed"
     """Made in place of all others, of a scan that the bundle cannot judge."""
+    INELIGIBLE = "ineligible"
+    """The only one of a series that was not chosen for analysis; where a destination asks for it."""
 
 
 DEFAULT_KINDS: Final = (

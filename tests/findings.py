@@ -121,12 +121,10 @@ def context_of(
     )
 
 
-def notice_context_of(series: WrittenSeries, reason: str) -> NoticeContext:
-    """All that a notice is made of, for a written series that was not judged for this reason."""
+def notice_context_of(series: WrittenSeries, reason: str, model: Model | None = MODEL) -> NoticeContext:
+    """All that a notice is made of, for a written series that was not judged; model None: that was not even chosen."""
     context = context_of(series, ())
-    return NoticeContext(
-        context.headers, context.volume, MODEL, reason, context.job_time, context.instance_set, context.settings
-    )
+    return NoticeContext(context.headers, model, reason, context.job_time, context.instance_set, context.settings)
 
 
 def difference_context(writer: PhantomWriter, folder: Path, lesion_at: PointLPS, radius_mm: float) -> ResultContext:

@@ -12,7 +12,8 @@ from anomalyd.daemon.routing import kinds_to_make
 from anomalyd.daemon.settings import Settings
 from anomalyd.daemon.worker.canary import SEED_TEXT, canary_of
 from anomalyd.daemon.worker.messages import Analysed, Ready, WithheldScan
-from anomalyd.errors import Broken, Ineligible, Refused, Withheld
+from anomalyd.daemon.worker.writing import written
+from anomalyd.errors import Broken, Refused, Withheld
 from anomalyd.ids import AETitle, InstanceUID
 from anomalyd.pipeline import rules
 from anomalyd.pipeline.age import outside_reference
@@ -24,16 +25,14 @@ from anomalyd.pipeline.read import read_volume
 from anomalyd.pipeline.results import report
 from anomalyd.pipeline.results.build import build_results
 from anomalyd.pipeline.results.notice import build_notice
-from anomalyd.pipeline.results.objects import Earlier, NoticeContext, ResultContext, ResultKind, ResultObject
+from anomalyd.pipeline.results.objects import Earlier, NoticeContext, ResultContext, ResultKind
 from anomalyd.pipeline.results.report import Report, StageTimes, Subject
 from anomalyd.pipeline.selection import VolumeChoice, choose, instance_set
 from anomalyd.pipeline.series import InstanceHeader, assemble, parse_instance
 from anomalyd.pipeline.volume import Volume
-from anomalyd.storage import objects
-from anomalyd.storage.engine import Store, open_store
+from anomalyd.storage.engine import open_store
 from anomalyd.storage.jobs import Job
 from anomalyd.storage.predecessors import predecessor_of
-from anomalyd.storage.publication import NewResult
 from anomalyd.storage.series import InstanceRow, instances_of, open_instance, read_instance, series_row
 
 OnStage = Callable[[Stage], None]
@@ -93,9 +92,8 @@ class Analyst:
             finding = self._find(volume, bundle, job.series_uid, begin)
         except Withheld as exc:
             begin(Stage.RESULTS)
-            made = self._notice(NoticeContext(
-                headers, volume, bundle.model, exc.text, job.created_at, job.instance_set, job.settings
-            ))  # fmt: skip
+            notice = NoticeContext(headers, bundle.model, exc.text, job.created_at, job.instance_set, job.settings)
+            made = written(self._store, (build_notice(notice),))
             times.stop()
             told = (*warnings, *volume.warnings)
             return WithheldScan(exc.text, _withheld_report(subject, bundle, exc, warnings=told, times=times), made)
@@ -113,18 +111,10 @@ class Analyst:
             warnings=warnings,
             predecessor=Earlier(before.series_uid, before.sop_instance_uid) if before else None,
         )
-        results = _stored(self._store, build_results(context, kinds_to_make(self._settings.daemon)))
+        results = written(self._store, build_results(context, kinds_to_make(self._settings.daemon)))
         times.stop()
         answer = report.analysed(subject, finding, warnings=context.all_warnings, timings_s=times.seconds)
         return Analysed(results, answer, follows)
-
-    def _notice(self, context: NoticeContext) -> tuple[NewResult, ...]:
-        if ResultKind.NOT_ANALYSED not in kinds_to_make(self._settings.daemon):
-            return ()
-        try:
-            return _stored(self._store, (build_notice(context),))
-        except Ineligible:  # nothing can refer to this source; the job says why it is withheld all the same
-            return ()
 
     def _find(self, volume: Volume, bundle: Bundle, seed_text: str, on_stage: OnStage) -> Finding:
         return analyse(
@@ -176,14 +166,6 @@ class Analyst:
 
     def _header(self, row: InstanceRow) -> Dataset:
         return read_header(open_part10(open_instance(self._store, row)))[0]
-
-
-def _stored(store: Store, made: tuple[ResultObject, ...]) -> tuple[NewResult, ...]:
-    files = objects.write_results(store, [one.data for one in made])
-    return tuple(
-        NewResult(one.kind.value, one.sop_class_uid, one.sop_instance_uid, one.series_uid, file)
-        for one, file in zip(made, files, strict=True)
-    )
 
 
 def _withheld_report(

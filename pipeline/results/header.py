@@ -35,24 +35,14 @@ class SourceSlice:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Source:
-    """The received series as results refer to it.
+class Origin:
+    """The received series as any result names it, also one without a geometry.
 
     first: a whole header, for what is equal in all: patient, study, series, equipment.
-    slices: in geometric order, without the interpolated ones.
-    orientation, pixel_spacing, thickness, between: one for all slices, as DS strings of at most 16 characters.
-    window: centre and width (median over the slices) that the source asks to be shown with, None if it does not.
     """
 
     first: Dataset
     elements: Elements
-    slices: tuple[SourceSlice, ...]
-    shape: tuple[int, int, int]
-    orientation: tuple[str, ...]
-    pixel_spacing: tuple[str, ...]
-    thickness: str
-    between: str
-    window: tuple[float, float] | None
 
     @property
     def study_uid(self) -> StudyUID:
@@ -69,6 +59,24 @@ class Source:
         """SeriesNumber where it is stated and not negative."""
         number = self.elements.integer("SeriesNumber")
         return number if number is not None and number >= 0 else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source(Origin):
+    """The analysed volume of the series, as results that lie in its geometry refer to it.
+
+    slices: in geometric order, without the interpolated ones.
+    orientation, pixel_spacing, thickness, between: one for all slices, as DS strings of at most 16 characters.
+    window: centre and width (median over the slices) that the source asks to be shown with, None if it does not.
+    """
+
+    slices: tuple[SourceSlice, ...]
+    shape: tuple[int, int, int]
+    orientation: tuple[str, ...]
+    pixel_spacing: tuple[str, ...]
+    thickness: str
+    between: str
+    window: tuple[float, float] | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

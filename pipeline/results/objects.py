@@ -31,6 +31,7 @@ SOP_CLASSES: Final = {
     ResultKind.PARAMETRIC_MAP: ParametricMapStorage,
     ResultKind.LABELMAP: UID("1.2.840.10008.5.1.4.1.1.66.7"),  # of 2024; pydicom 3.0 has no name for it
     ResultKind.NOT_ANALYSED: SecondaryCaptureImageStorage,
+    ResultKind.INELIGIBLE: SecondaryCaptureImageStorage,
 }
 """What each kind is as a DICOM object (PS3.4 B.5)."""
 
@@ -51,8 +52,8 @@ class Made(Protocol):
     """What every result says about how it came to be."""
 
     @property
-    def model(self) -> Model:
-        """The bundle that was asked."""
+    def model(self) -> Model | None:
+        """The bundle that was asked; None where none was."""
 
     @property
     def job_time(self) -> datetime:
@@ -73,14 +74,15 @@ class Made(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NoticeContext:
-    """All that the notice of a scan without a finding is made of (`Made`).
+    """All that the notice of a series without a finding is made of (`Made`).
 
-    headers, volume: as in ResultContext. reason: why the scan was not judged, in words, nothing of the patient.
+    headers: the received data sets that it refers to, at least one, in any order, pixels not needed.
+    model: the bundle that could not judge the scan; None for a series that was not chosen for analysis.
+    reason: why, in words, nothing of the patient.
     """
 
     headers: Sequence[Dataset]
-    volume: Volume
-    model: Model
+    model: Model | None
     reason: str
     job_time: datetime
     instance_set: Digest

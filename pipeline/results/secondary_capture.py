@@ -6,7 +6,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from anomalyd.pipeline.results.colour import RGB8, ScoreScale
-from anomalyd.pipeline.results.header import Source, SourceSlice
+from anomalyd.pipeline.results.header import Origin, Source, SourceSlice
 from anomalyd.pipeline.results.objects import Made, ResultContext, ResultKind
 from anomalyd.pipeline.results.stamp import (
     ascii_text,
@@ -37,7 +37,7 @@ def colour_picture(source: Source, context: ResultContext, kind: ResultKind, sha
     return ds
 
 
-def bare_picture(source: Source, made: Made, kind: ResultKind, shape: tuple[int, int]) -> Dataset:
+def bare_picture(source: Origin, made: Made, kind: ResultKind, shape: tuple[int, int]) -> Dataset:
     """What every Secondary Capture of ours has, whatever it shows, stamped. shape: rows, columns."""
     ds = Dataset()
     ds.SOPClassUID, ds.SeriesInstanceUID = SecondaryCaptureImageStorage, key_of(source, made).series(kind)

@@ -9,7 +9,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from anomalyd import __version__
 from anomalyd.ids import Digest
-from anomalyd.pipeline.results.header import Source
+from anomalyd.pipeline.results.header import Origin
 from anomalyd.pipeline.results.objects import Made, ResultKind
 from anomalyd.pipeline.results.uids import IMPLEMENTATION_UID, ResultKey
 from anomalyd.pipeline.results.verbatim import copy_patient_and_study, copy_verbatim, tags_of
@@ -24,6 +24,7 @@ _SERIES_NUMBER_OFFSET = {
     ResultKind.PARAMETRIC_MAP: 6,
     ResultKind.LABELMAP: 7,
     ResultKind.NOT_ANALYSED: 8,
+    ResultKind.INELIGIBLE: 9,
 }
 _NUMBER_WITHOUT_SOURCE: Final = 90000
 _GREATEST_NUMBER = 2**31 - 1  # PS3.5 table 6.2-1, VR IS
@@ -33,25 +34,25 @@ _EQUIPMENT = (
 )  # fmt: skip
 
 
-def key_of(source: Source, made: Made) -> ResultKey:
+def key_of(source: Origin, made: Made) -> ResultKey:
     """What the UIDs of these results are made from."""
     return ResultKey(
         source.study_uid,
         source.series_uid,
         made.instance_set,
-        Digest(made.model.digest),
+        Digest(made.model.digest if made.model else ""),
         made.settings,
     )
 
 
-def series_number(source: Source, kind: ResultKind) -> int:
+def series_number(source: Origin, kind: ResultKind) -> int:
     """SeriesNumber x 100 + 1 for the SEG, + 2 for the heatmaps, ...; 90001, ... where the source has none."""
     offset = _SERIES_NUMBER_OFFSET[kind]
     number = _NUMBER_WITHOUT_SOURCE if source.series_number is None else source.series_number * 100
     return number + offset if number + offset <= _GREATEST_NUMBER else _NUMBER_WITHOUT_SOURCE + offset
 
 
-def stamp(target: Dataset, source: Source, made: Made) -> None:
+def stamp(target: Dataset, source: Origin, made: Made) -> None:
     """Patient, study, equipment and time of a result; the last step before `part10`.
 
     Dates and times are those of the job, in the time zone that the source states, else in the job's own.
@@ -93,7 +94,7 @@ def ascii_text(text: str) -> str:
     return text.encode("ascii", "replace").decode().replace("\\", "/")
 
 
-def copy_lossiness(target: Dataset, source: Source) -> None:
+def copy_lossiness(target: Dataset, source: Origin) -> None:
     """Lossy Image Compression of the source: a result drawn from it is no better (PS3.3 C.7.6.1.1.5)."""
     target.LossyImageCompression = source.elements.text("LossyImageCompression") or "00"
     if target.LossyImageCompression == "01":
@@ -113,7 +114,7 @@ def code(value: str, scheme: str, meaning: str) -> Dataset:
     return item(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
 
 
-def _in_zone_of(source: Source, moment: datetime) -> datetime:
+def _in_zone_of(source: Origin, moment: datetime) -> datetime:
     offset = source.elements.text("TimezoneOffsetFromUTC")
     if len(offset) != len("+0000") or not offset[1:].isdigit() or offset[0] not in "+-":
         return moment
@@ -136,7 +137,7 @@ def _ourselves(line: str, moment: str) -> Dataset:
     )
 
 
-def _scanner(source: Source) -> Dataset:
+def _scanner(source: Origin) -> Dataset:
     equipment = Dataset()
     copy_verbatim(source.first, equipment, tags_of(*_EQUIPMENT))
     if "Manufacturer" not in equipment:

@@ -14,12 +14,14 @@ _DIGEST_SHOWN = 16
 _PACKAGES = ("anomalyd", "torch", "numpy", "scipy", "SimpleITK", "highdicom", "pydicom", "diffusers", "deepbet")
 
 
-def version_line(model: Model) -> str:
-    """`anomalyd 0.1.0, bundle ID DIGEST`: the same text in every result, the report and the audit.
+def version_line(model: Model | None) -> str:
+    """`anomalyd 0.1.0, bundle ID DIGEST`: the same text in every result, the report and the audit; None: no bundle.
 
     ASCII, since it must stand in objects of any character set; at most 64 characters: a longer bundle id is cut, the
     first 16 digits of the digest never are.
     """
+    if model is None:
+        return f"{PRODUCT} {__version__}"
     head, tail = f"{PRODUCT} {__version__}, bundle ", f" {model.digest[:_DIGEST_SHOWN]}"
     ascii_id = model.bundle_id.encode("ascii", "replace").decode().replace("\\", "?")
     return head + ascii_id[: _LONG_STRING - len(head) - len(tail)] + tail

@@ -113,6 +113,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         series = writer.write(tmp_path_factory.mktemp("source") / "series")
         results += build_results(replace(context_of(series), predecessor=before), tuple(BUILDERS))
         results.append(build_notice(notice_context_of(series, "no brain was found")))
+        results.append(build_notice(notice_context_of(series, "a localizer", model=None)))
     return [(one, pydicom.dcmread(io.BytesIO(one.data))) for one in results]
 
 
@@ -247,7 +248,7 @@ KIND_HEAD = ("kind", "short", "SOP Class UID", "Modality", "objects of a series"
 
 def test_kinds_of_result_are_as_stated(made: Made) -> None:
     assert {row[0].strip("`") for row in rows(*KIND_HEAD)} == {str(kind) for kind in SOP_CLASSES}
-    assert {*BUILDERS, ResultKind.NOT_ANALYSED} == set(SOP_CLASSES)
+    assert {*BUILDERS, ResultKind.NOT_ANALYSED, ResultKind.INELIGIBLE} == set(SOP_CLASSES)
     for name, _, uid, modality, objects, is_default, number in rows(*KIND_HEAD):
         kind = ResultKind(name.strip("`"))
         assert uid == SOP_CLASSES[kind]

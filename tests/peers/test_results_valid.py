@@ -59,7 +59,8 @@ def test_no_complaint_that_the_source_does_not_have(
     earlier = Earlier(SeriesUID("2.25.11"), InstanceUID("2.25.12"))
     results = build_results(replace(context_of(series), predecessor=earlier))
     results += (build_notice(notice_context_of(series, "the scan does not fit the template")),)
-    assert {one.kind for one in results} == set(DEFAULT_KINDS)
+    results += (build_notice(notice_context_of(series, "a localizer", model=None)),)
+    assert {one.kind for one in results} == {*DEFAULT_KINDS, ResultKind.INELIGIBLE}
     assert_valid(series.files, results, tmp_path / "results", requires_peer)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from anomalyd.ids import InstanceUID
 from anomalyd.pipeline.finding import Contrast
-from anomalyd.pipeline.selection import explain, instance_set
+from anomalyd.pipeline.selection import explain, instance_set, nameable
 from anomalyd.pipeline.series import PixelFormat
 from anomalyd.pipeline.settings import AttributeRule, PipelineSettings
 from anomalyd.pipeline.vendor import ExpectedCount
@@ -257,6 +257,29 @@ def test_a_contrast_agent_is_a_warning() -> None:
     assert answer(series_of(slices(24, has_contrast_agent=True))).warnings == (
         "a contrast agent was given: enhancing tissue may be marked",
     )
+
+
+def test_a_notice_names_the_mr_images_of_a_series_that_was_refused() -> None:
+    report = instance(99, sop_class="1.2.840.10008.5.1.4.1.1.88.34")
+    header = series_of(slices(4), [report])
+    assert nameable(answer(header), header) == tuple((InstanceUID(f"1.2.3.4.{k}"), None) for k in range(1, 5))
+
+
+@pytest.mark.parametrize(
+    ("changes", "rules"),
+    [
+        ({"modality": "CT"}, {}),
+        ({"sop_class": "1.2.840.10008.5.1.4.1.1.66"}, {}),
+        ({"manufacturer": "anomalyd"}, {}),
+        ({"attributes": {"StationName": "MRC35235"}}, {"exclude": _rule("^MRC")}),
+    ],
+    ids=["another modality", "no MR image", "made here", "excluded"],
+)
+def test_of_these_nobody_is_told(changes: dict[str, Any], rules: dict[str, Any]) -> None:
+    header = series_of(slices(4, **changes))
+    found = answer(header, **rules)
+    assert not found.ok
+    assert nameable(found, header) == ()
 
 
 def test_the_instance_set_is_that_of_the_analysed_volume_alone() -> None:

@@ -1,6 +1,7 @@
 """The notice of a scan that was not analysed: why, in a series of its own; it tells nothing of the patient."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ import pydicom
 import pytest
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from anomalyd.pipeline.results.header import read_source
+from anomalyd import __version__
 from anomalyd.pipeline.results.notice import SIDE, build_notice, notice_picture
+from anomalyd.pipeline.terms import ResultKind
 from findings import notice_context_of
 from phantoms import PATIENT_MARKERS, PhantomWriter
 
@@ -33,6 +35,23 @@ def test_it_says_why_and_which_images(is_enhanced: bool, tmp_path: Path) -> None
     assert len(notice.ReferencedImageSequence) == len(referenced)
 
 
+def test_a_series_that_was_not_chosen_has_one_without_a_bundle_and_without_a_geometry(tmp_path: Path) -> None:
+    series = PhantomWriter(spacing_mm=(6.0, 4.0, 4.0)).write(tmp_path)
+    context = notice_context_of(series, "one slice, at least 20 are needed", model=None)
+    for header in context.headers:
+        for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID"):
+            del header[keyword]
+    made = build_notice(context)
+    assert made.data == build_notice(replace(context, headers=context.headers[::-1])).data
+    notice = pydicom.dcmread(io.BytesIO(made.data))
+    assert (made.kind, notice.SeriesNumber) == (ResultKind.INELIGIBLE, 309)
+    assert notice.ImageComments == (
+        f"RESEARCH USE ONLY. Not analysed: one slice, at least 20 are needed. anomalyd {__version__}."
+    )
+    assert notice.SeriesInstanceUID != build_notice(notice_context_of(series, WHY)).series_uid
+    assert len(notice.ReferencedImageSequence) == len(series.files)
+
+
 def test_it_is_legible_and_the_same_for_every_patient(tmp_path: Path) -> None:
     writers = (
         PhantomWriter(spacing_mm=(6.0, 4.0, 4.0)),
@@ -41,7 +60,7 @@ def test_it_is_legible_and_the_same_for_every_patient(tmp_path: Path) -> None:
     pictures = []
     for number, writer in enumerate(writers):
         context = notice_context_of(writer.write(tmp_path / str(number)), WHY)
-        pictures.append(notice_picture(read_source(context.headers, context.volume), context))
+        pictures.append(notice_picture(3, context))
     assert np.array_equal(pictures[0], pictures[1])
     assert pictures[0].shape == (SIDE, SIDE, 3)
     assert not pictures[0][-1].any()  # nothing runs out of the page
