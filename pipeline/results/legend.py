@@ -53,12 +53,14 @@ class Legend:
         # The font that Pillow carries: no file of the system decides how a result looks.
         self._font = cast("ImageFont.FreeTypeFont", ImageFont.load_default(size))
         self._gap = max(3, size * 3 // 10)  # the font's own blank is 2 pixels at 10, and words run together
+        self._room = columns - 2 * _MARGIN
         brain_at = brain.sum(axis=0, dtype=np.int64)
-        facts = self._text(wrapped(lines, self._width, columns - 2 * _MARGIN))
+        facts = self._text(wrapped(lines, self._width, self._room))
         bar = colour_bar(scale, self._font, rows)
-        width = min(
-            columns, max(self._width(text) for text in (RESEARCH_USE, _WIDEST_PLACE, _WIDEST_PEAK)) + 2 * _MARGIN
-        )
+        self._notice = wrapped([RESEARCH_USE], self._width, self._room)
+        widest = max(map(self._width, self._notice))  # it is whole, or not there at all
+        told = max(self._width(_WIDEST_PLACE), self._width(_WIDEST_PEAK))
+        width = max(widest, min(self._room, told)) + 2 * _MARGIN
         self._notice_shape = (_NOTICE_LINES * self._line_height() + _MARGIN, width)
         places = _least_hiding(brain_at, (facts.shape[:2], self._notice_shape, bar.shape[:2]))
         facts_place, self._notice_place, bar_place = places
@@ -70,21 +72,24 @@ class Legend:
             _put(picture, place, block)
         if self._notice_place is not None:
             rows, columns = self._notice_shape
-            _put(
-                picture,
-                self._notice_place,
-                self._text([RESEARCH_USE, place_text, f"highest score {peak:.3g}"], rows, columns),
-            )
+            told = [self._fitting(place_text), self._fitting(f"highest score {peak:.3g}")]
+            lines = [*self._notice, *told][:_NOTICE_LINES]
+            _put(picture, self._notice_place, self._text(lines, rows, columns, warm=len(self._notice)))
 
-    def _text(self, lines: Sequence[str], rows: int = 0, columns: int = 0) -> RGB8:
-        """White text on black; the first line warm where it is the research notice."""
+    def _fitting(self, text: str) -> str:
+        """The text, else its part before a double space, else none: nothing is cut in the middle of a number."""
+        parts = (text, text.partition("  ")[0], "")
+        return next(part for part in parts if self._width(part) <= self._room)
+
+    def _text(self, lines: Sequence[str], rows: int = 0, columns: int = 0, *, warm: int = 0) -> RGB8:
+        """White text on black; warm: so many lines, from the first, are in the colour of a warning."""
         height = self._line_height()
         rows = rows or height * len(lines) + _MARGIN
         columns = columns or max(self._width(line) for line in lines) + 2 * _MARGIN
         image = Image.new("RGB", (columns, rows))
         pen = ImageDraw.Draw(image)
         for number, line in enumerate(lines):
-            colour = _WARM if line == RESEARCH_USE else _WHITE
+            colour = _WARM if number < warm else _WHITE
             left = _MARGIN
             for word in line.split(" "):
                 pen.text((left, number * height), word, font=self._font, fill=colour)
@@ -104,7 +109,7 @@ _FULL: Final = 256  # opacity
 _UNDER_THE_BAR: Final = 70  # grey
 _WIDEST_PLACE: Final = "slice 888/888  S -888.8 mm"
 _WIDEST_PEAK: Final = "highest score 8.88e-08"
-_NOTICE_LINES: Final = 3
+_NOTICE_LINES: Final = 3  # of a narrow picture the warning takes two, and the score is left out
 _NOTICE: Final = 1  # among the blocks
 
 

@@ -180,6 +180,36 @@ def test_the_research_notice_is_the_last_to_find_no_room(shape: tuple[int, int])
     assert (pictures[0] != pictures[1]).any()  # the place stands in one block with the notice
 
 
+def warm_pixels(shape: tuple[int, int], place: str = "slice 61/170  S -12.5 mm") -> int:
+    """Pixels of the warning, in a picture that has no room for the colour bar, which is warm too."""
+    picture = np.zeros((*shape, 3), dtype=np.uint8)
+    brain = np.zeros((1, *shape), dtype=bool)
+    Legend(shape, ["score 1"], ScoreScale(1.0), brain).draw(picture, place, 17.8)
+    return int(warm(picture).sum())
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (64, 80), (40, 64), (40, 80), (40, 96)])
+def test_a_narrow_picture_has_the_whole_research_notice(shape: tuple[int, int]) -> None:
+    whole = warm_pixels((40, 128))
+    assert whole > 100
+    assert warm_pixels(shape) == whole
+
+
+def test_a_notice_that_has_no_room_is_left_out_whole() -> None:
+    assert warm_pixels((40, 40)) == 0
+
+
+def test_a_place_that_has_no_room_is_not_cut_in_the_middle_of_a_number() -> None:
+    def drawn(place: str) -> bytes:
+        picture = np.zeros((64, 64, 3), dtype=np.uint8)
+        legend = Legend((64, 64), ["score 1"], ScoreScale(1.0), np.zeros((1, 64, 64), dtype=bool))
+        legend.draw(picture, place, 17.8)
+        return picture.tobytes()
+
+    assert drawn("slice 61/170  S -12.5 mm") == drawn("slice 61/170")
+    assert drawn("slice 61/170") != drawn("slice 62/170")
+
+
 def test_the_place_is_told_along_the_main_axis() -> None:
     grids = {plane: PhantomWriter(plane=plane, shape=(11, 20, 21)).grid() for plane in PLANES}
     assert place_of(grids["axial"], 0) == "slice 1/11  I 15.0 mm"
