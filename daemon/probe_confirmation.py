@@ -11,7 +11,7 @@ from anomalyd.daemon.commitment_messages import Report, Request
 from anomalyd.daemon.dispatcher.committing import KEEP_OPEN_S, Waiting, ask, offers_commitment
 from anomalyd.daemon.dispatcher.querying import NotAnswered, asking
 from anomalyd.daemon.probe import Step
-from anomalyd.daemon.settings import DaemonSettings, Destination
+from anomalyd.daemon.settings import AskAt, DaemonSettings, Destination
 from anomalyd.ids import SeriesUID, StudyUID
 from anomalyd.storage import confirmations
 from anomalyd.storage.engine import Store
@@ -29,8 +29,7 @@ def probe_confirmation(to: Destination, daemon: DaemonSettings, store: Store | N
         socket.create_connection((to.asked.host, to.asked.port), timeout=to.connect_timeout).close()
     except OSError as exc:
         if to.ask_at is not None:  # else `probe` has told
-            text = f"{to.asked.host}:{to.asked.port} (ask_at) does not open ({exc.strerror or 'no answer in time'})"
-            yield Step(text, "correct ask_at, or start that entity")
+            yield _out_of_reach(to.ask_at, exc)
         return
     query = _query_refused(to, daemon)
     where = f" at {to.asked.ae_title} ({to.asked.host}:{to.asked.port})" if to.ask_at else ""
@@ -47,6 +46,14 @@ def probe_confirmation(to: Destination, daemon: DaemonSettings, store: Store | N
         found = [name for name, is_offered in (("commitment", offers), ("query", query is None)) if is_offered]
         text = f"it offers {' and '.join(found)} for `confirm`" if found else "it offers neither commitment nor query"
         yield Step(f"its answer 0x0000 alone is taken as proof (confirm: none); {text}")
+
+
+def _out_of_reach(at: AskAt, error: OSError) -> Step:
+    if isinstance(error, socket.gaierror):
+        text = f"the name {at.host} (ask_at) cannot be resolved ({error.strerror})"
+        return Step(text, "correct host of ask_at, or the name service")
+    text = f"{at.host}:{at.port} (ask_at) does not open ({error.strerror or 'no answer in time'})"
+    return Step(text, "correct ask_at, or start that entity")
 
 
 def _query_refused(to: Destination, daemon: DaemonSettings) -> str | None:

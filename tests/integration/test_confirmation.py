@@ -108,3 +108,27 @@ def test_check_says_what_is_not_offered(daemon: RunningDaemon, pacs: CommittingP
     assert "WRONG confirmation asked:" in words
     assert "takes no queries" in words
     assert "does not offer storage commitment" in words
+
+
+def test_check_says_what_is_wrong_with_ask_at(tmp_path: Path) -> None:
+    """It stores in the PACS as it should; who is to confirm it is another entity, and that address is wrong."""
+    closed = free_port()
+    with CommittingPacs(free_port()) as pacs, CommittingPacs(free_port(), services=()) as mute:
+        at = {"ae_title": "PACS", "host": "127.0.0.1", "port": pacs.port, "confirm": "commitment"}
+        wrong = {
+            "port": {"ae_title": "PACS_QR", "host": "127.0.0.1", "port": closed},
+            "host": {"ae_title": "PACS_QR", "host": "no-such-host.invalid", "port": pacs.port},
+            "entity": {"ae_title": "PACS_QR", "host": "127.0.0.1", "port": mute.port},
+        }
+        destinations = [{**at, "name": name, "ask_at": ask_at} for name, ask_at in wrong.items()]
+        daemon = RunningDaemon(tmp_path / "run", roles=(), daemon={"destinations": destinations})
+        with daemon:
+            told = daemon.command("check")
+    assert told.returncode == 1
+    words = " ".join(told.stdout.split())
+    assert (
+        f"WRONG confirmation port: 127.0.0.1:{closed} (ask_at) does not open (Connection refused) "
+        "mend: correct ask_at, or start that entity"
+    ) in words
+    assert "WRONG confirmation host: the name no-such-host.invalid (ask_at) cannot be resolved" in words
+    assert f"WRONG confirmation entity: PACS_QR at 127.0.0.1:{mute.port} does not offer storage commitment" in words

@@ -1,30 +1,24 @@
 """Storage commitment at the door: reports of a PACS are kept, requests of senders are answered from the index."""
 
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, ImplicitVRLittleEndian, MRImageStorage
-from pynetdicom import AE, build_role, evt
-from pynetdicom.association import Association
-from pynetdicom.events import Event
+from pynetdicom import evt
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at import time by pynetdicom
     StorageCommitmentPushModel,
-    StorageCommitmentPushModelInstance,
     Verification,
 )
 
-from anomalyd.daemon import scu
 from anomalyd.daemon.commitment_messages import Request, request_data_set
 from anomalyd.daemon.dispatcher.reporting import Reporting
 from anomalyd.daemon.settings import DaemonSettings
 from anomalyd.storage import commitment_requests, confirmations, deliveries
 from anomalyd.storage.alarms import open_alarms
+from asking_scanner import asked, asking, listening
 from committing_pacs import CommittingPacs
 from doors import MakeDoor, OpenDoor
 from images import image, uid_of
@@ -44,45 +38,6 @@ def stored(door: OpenDoor, *numbers: int) -> None:
         scanner.release()
 
 
-@contextmanager
-def sender(
-    door: OpenDoor, title: str = "SCANNER", reports: list[Dataset] | None = None, *, with_role: bool = False
-) -> Iterator[Association]:
-    """An association that can take reports, as a scanner's."""
-
-    answering: list[threading.Thread] = []
-
-    def on_report(event: Event) -> tuple[int, None]:
-        answering.append(threading.current_thread())
-        if reports is not None:
-            reports.append(event.event_information)
-        return 0x0000, None
-
-    entity = AE(title)
-    entity.acse_timeout = entity.dimse_timeout = 5
-    for sop_class in (StorageCommitmentPushModel, MRImageStorage, Verification):
-        entity.add_requested_context(sop_class, ImplicitVRLittleEndian)
-    roles: list[Any] = [build_role(StorageCommitmentPushModel, scp_role=True)] if with_role else []
-    association = entity.associate(
-        "127.0.0.1", door.port, ae_title="ANOMALYD", ext_neg=roles or None,
-        evt_handlers=[(evt.EVT_CONN_OPEN, scu.prepare), (evt.EVT_N_EVENT_REPORT, on_report)],
-    )  # fmt: skip
-    try:
-        yield association
-    finally:
-        for thread in answering:  # else pynetdicom's release may wait for ever
-            thread.join(LIMIT_S)
-        if association.is_established:
-            association.release()
-
-
-def asked(association: Association, *objects: tuple[str, str], uid: str = "1.2.3.99", action: int = 1) -> int:
-    status, _ = association.send_n_action(
-        request_data_set(Request(uid, objects)), action, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
-    )
-    return int(status.Status)
-
-
 def details(door: OpenDoor, kind: str) -> list[dict[str, Any]]:
     return [json.loads(row["detail"]) for row in door.audit() if row["kind"] == kind]
 
@@ -93,7 +48,7 @@ def details(door: OpenDoor, kind: str) -> list[dict[str, Any]]:
 def test_a_sender_is_told_on_its_own_association_what_is_kept_and_what_is_not(door: OpenDoor) -> None:
     stored(door, 1, 2)
     reports: list[Dataset] = []
-    with sender(door, reports=reports) as association:
+    with asking(door.port, reports=reports) as association:
         other = "1.2.840.10008.5.1.4.1.1.2"
         objects = ((MRImageStorage, uid_of(1)), (other, uid_of(2)), (MRImageStorage, "1.2.3.4.5"))
         assert asked(association, *objects) == 0x0000
@@ -112,7 +67,7 @@ def test_a_sender_is_told_on_its_own_association_what_is_kept_and_what_is_not(do
 
 def test_a_sender_that_left_and_has_no_address_is_not_told_and_the_audit_says_so(door: OpenDoor) -> None:
     stored(door, 1)
-    with sender(door) as association:
+    with asking(door.port) as association:
         association.bind(evt.EVT_N_EVENT_REPORT, lambda event: event.assoc.abort())
         assert asked(association, (MRImageStorage, uid_of(1))) == 0x0000
     wait_until(lambda: details(door, "commitment_reported"), limit_s=LIMIT_S, what="the audit row")
@@ -130,7 +85,7 @@ def test_a_sender_with_an_address_is_told_there_as_soon_as_it_can_be_reached(
     address = {"host": "127.0.0.1", "port": free_port}
     peers = [{"ae_title": "SCANNER", "report_to": address}]
     door = make_door(accept_from=peers)
-    with sender(door) as association:
+    with asking(door.port) as association:
         assert asked(association, (MRImageStorage, "1.2.3.4.5")) == 0x0000
     daemon = DaemonSettings.model_validate({"accept_from": peers, "delivery": {"back_off_first": 0.1}})
     reporting = Reporting(door.store, daemon)
@@ -138,7 +93,7 @@ def test_a_sender_with_an_address_is_told_there_as_soon_as_it_can_be_reached(
     wait_until(lambda: details(door, "commitment_reported"), limit_s=LIMIT_S, what="a try")
     assert "cannot be reached" in details(door, "commitment_reported")[0]["error"]
     reports: list[Dataset] = []
-    with _scanner(free_port, reports):
+    with listening(free_port, reports):
 
         def is_told() -> bool:
             reporting.sweep()
@@ -155,29 +110,13 @@ def test_a_sender_with_an_address_is_told_there_as_soon_as_it_can_be_reached(
 def test_a_sender_that_cannot_be_told_for_too_long_raises_an_alarm(make_door: MakeDoor, free_port: int) -> None:
     peers = [{"ae_title": "SCANNER", "report_to": {"host": "127.0.0.1", "port": free_port}}]
     door = make_door(accept_from=peers)
-    with sender(door) as association:
+    with asking(door.port) as association:
         assert asked(association, (MRImageStorage, "1.2.3.4.5")) == 0x0000
     daemon = DaemonSettings.model_validate({"accept_from": peers, "confirmation": {"give_up_after": 0.001}})
     Reporting(door.store, daemon).sweep()
     wait_until(lambda: open_alarms(door.store), limit_s=LIMIT_S, what="an alarm")
     assert open_alarms(door.store)[0].kind == "commitment_not_told"
     assert not _open(door)
-
-
-@contextmanager
-def _scanner(port: int, reports: list[Dataset]) -> Iterator[None]:
-    def on_report(event: Event) -> tuple[int, None]:
-        reports.append(event.event_information)
-        return 0x0000, None
-
-    entity = AE("SCANNER")
-    entity.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
-    server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_N_EVENT_REPORT, on_report)])
-    try:
-        yield
-    finally:
-        assert server is not None
-        server.shutdown()
 
 
 def _open(door: OpenDoor) -> bool:
@@ -195,7 +134,7 @@ def _open(door: OpenDoor) -> bool:
 def test_what_is_no_request_is_refused(
     objects: tuple[tuple[str, str], ...], action: int, status: int, door: OpenDoor
 ) -> None:
-    with sender(door) as association:
+    with asking(door.port) as association:
         assert asked(association, *objects, action=action) == status
     assert "commitment_requested" not in door.kinds()
     assert "Doe" not in json.dumps(door.audit())
@@ -242,30 +181,30 @@ def test_a_pacs_that_may_not_send_may_report(
 
 def test_a_reporting_pacs_may_do_nothing_else(waiting: tuple[OpenDoor, str, tuple[str, ...]]) -> None:
     door, _, _ = waiting
-    with sender(door, "PACS", with_role=True) as association:
+    with asking(door.port, "PACS", with_role=True) as association:
         accepted = {context.abstract_syntax for context in association.accepted_contexts}
         assert accepted == {StorageCommitmentPushModel, Verification}
-    with sender(door, "PACS") as association:
+    with asking(door.port, "PACS") as association:
         assert asked(association, (MRImageStorage, "1.2.3")) == 0x0124
     assert "commitment_requested" not in door.kinds()
 
 
 def test_who_is_neither_sender_nor_pacs_is_rejected(waiting: tuple[OpenDoor, str, tuple[str, ...]]) -> None:
     door, _, _ = waiting
-    with sender(door, "STRANGER") as association:
+    with asking(door.port, "STRANGER") as association:
         assert association.is_rejected
 
 
 def test_a_destination_that_is_not_asked_may_not_come_in(make_door: MakeDoor) -> None:
     door = make_door(accept_from=["SCANNER"], destinations=[{**PACS, "confirm": "query"}])
-    with sender(door, "PACS") as association:
+    with asking(door.port, "PACS") as association:
         assert association.is_rejected
 
 
 def test_a_sender_may_ask_beside_its_images(door: OpenDoor) -> None:
     """One association for all, as some scanners do: verification, images, commitment, report."""
     reports: list[Dataset] = []
-    with sender(door, reports=reports) as association:
+    with asking(door.port, reports=reports) as association:
         for number in range(1, 6):
             ds = Dataset()
             ds.SOPClassUID, ds.SOPInstanceUID = MRImageStorage, uid_of(number)
@@ -290,7 +229,7 @@ def test_the_same_transaction_again_is_answered_again(make_door: MakeDoor, free_
     peers = [{"ae_title": "SCANNER", "report_to": {"host": "127.0.0.1", "port": free_port}}]
     door = make_door(accept_from=peers)
     for _ in range(2):
-        with sender(door) as association:
+        with asking(door.port) as association:
             assert asked(association, (MRImageStorage, "1.2.3.4.5")) == 0x0000
         (row,) = commitment_requests.due(door.store)
         commitment_requests.mark_told(door.store, row, commitment_requests.judge(door.store, row.objects))
