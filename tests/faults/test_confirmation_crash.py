@@ -24,6 +24,9 @@ from waiting import wait_until
 pytestmark = pytest.mark.faults
 LIMIT_S = 60.0
 
+# pynetdicom forgets to close the socket of a connection that was refused, or whose peer died
+unclosed_by_pynetdicom = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 def wait_for_death(daemon: RunningDaemon, role: Role, point: str) -> None:
     child = daemon.children[role]
@@ -77,6 +80,7 @@ def test_the_dispatcher_killed_around_a_confirmation(point: str, stage: Stage) -
     stage.check_promises(made)
 
 
+@unclosed_by_pynetdicom
 def test_the_gateway_killed_before_a_report_is_kept(stage: Stage) -> None:
     made = add_finished_job(stage.store, heatmaps=5)
     stage.daemon.start("gateway", environment={"ANOMALYD_CRASH_AT": "commitment.report_before_commit"})
@@ -101,8 +105,7 @@ def test_a_report_that_came_while_no_dispatcher_ran_counts(stage: Stage) -> None
     stage.check_promises(made)
 
 
-# pynetdicom forgets to close the socket of an association that the peer's death ended
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@unclosed_by_pynetdicom
 def test_the_gateway_killed_before_a_request_is_kept(tmp_path: Path) -> None:
     """The scanner gets no answer, so it asks again: it is told once, and nothing of the first request is left over."""
     point, port, reports = "commitment.request_before_commit", free_port(), list[Dataset]()
