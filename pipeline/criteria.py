@@ -26,6 +26,7 @@ from anomalyd.pipeline.settings import PipelineSettings
 
 MAX_ALSO = 3
 EXCLUDE_RULE = "exclude_rule"
+_APART = frozenset({"frame_of_reference", "matrix", "orientation", "pixel_spacing", "duplicate_positions"})
 SUPPORTED_SYNTAXES = frozenset(
     str(syntax)
     for syntax in (
@@ -216,6 +217,14 @@ def _missing(ask: Asker, stack: Stack, chosen: Candidate, candidates: Sequence[C
     if 0 < missing <= limit:
         at_end = f", {missing - inside} at an end" if missing > inside else ""
         ask.warnings.append(f"{text}{at_end}: {inside} interpolated, never marked")
+
+
+def cause_first(ask: Asker, chosen: Candidate, stacks: Sequence[Sequence[Plane]]) -> None:
+    """Names why the images are no volume before how few are left of it, where together they would be enough."""
+    together = len(chosen.planes) + sum(map(len, stacks[1:]))
+    has_cause = any(verdict.criterion in _APART and not verdict.ok for verdict in ask.verdicts)
+    if has_cause and together >= anatomy.MIN_SLICES:
+        ask.verdicts.sort(key=lambda verdict: verdict.criterion == "slices")
 
 
 def pixels(ask: Asker, chosen: Candidate) -> None:

@@ -2,6 +2,7 @@
 
 Order of the questions: configured rules, objects, kind of image, extent, body part, one stack, geometry, completeness,
 contrast. The first that fails is the reason; what else fails is named in its text. Every answer is kept, for `explain`.
+Too few slices are named after what tore the images apart, if that is why they are few.
 
 Configured rules override: `exclude` refuses, whatever the physics. `include` lifts what is told from types, names and
 body part; extent, geometry, completeness and contrast must still be right, since no bundle could work without.
@@ -142,6 +143,7 @@ def _judge(
     criteria.kinds(ask, WEAK_KIND_RULES, subject)
     criteria.one_stack(ask, stacks)
     stack = criteria.even(ask, chosen, candidates)
+    criteria.cause_first(ask, chosen, stacks)
     criteria.pixels(ask, chosen)
     weighting = weighting_of(acquisition, chosen.first.frame.echo_time, chosen.first.frame.inversion_time)
     criteria.contrast(ask, weighting)

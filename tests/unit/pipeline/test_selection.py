@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anomalyd.ids import InstanceUID
+from anomalyd.pipeline import anatomy
 from anomalyd.pipeline.finding import Contrast
 from anomalyd.pipeline.selection import explain, instance_set, nameable
 from anomalyd.pipeline.series import PixelFormat
@@ -212,6 +213,29 @@ def test_unreadable_images_are_missing_slices() -> None:
     assert "23 of 24 images are readable: truncated pixel data" in found.warnings
     broken = [dataclasses.replace(one, faults=("truncated",)) if k < 3 else one for k, one in enumerate(images)]
     assert criterion(series_of(broken)) == "readable"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"frame_of_reference": "1.2.3.99"}, "frame_of_reference"),
+        ({"orientation": (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)}, "orientation"),
+        ({"pixel_spacing": (1.5, 1.5)}, "pixel_spacing"),
+        ({}, "duplicate_positions"),
+    ],
+)
+def test_what_tore_the_images_apart_is_named_before_how_few_are_left(changes: dict[str, Any], expected: str) -> None:
+    few, as_many = slices(anatomy.MIN_SLICES - 1), slices(anatomy.MIN_SLICES - 1, start=101, **changes)
+    found = answer(series_of(few, as_many))
+    assert found.reason is not None
+    assert found.reason.criterion == expected
+    assert f"{anatomy.MIN_SLICES - 1} slices, at least {anatomy.MIN_SLICES} are needed" in found.reason.text
+    assert criterion(series_of(few)) == "slices"
+
+
+def test_few_slices_stay_few_beside_a_scout() -> None:
+    few, scout = slices(8), slices(2, start=101, orientation=(0.0, 1.0, 0.0, 0.0, 0.0, -1.0))
+    assert criterion(series_of(few, scout)) == "slices"
 
 
 # configured rules
