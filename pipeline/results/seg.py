@@ -6,6 +6,7 @@ import highdicom as hd
 import numpy as np
 from highdicom.color import CIELabColor
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
+from numpy.typing import NDArray
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
@@ -28,6 +29,7 @@ _TYPES: Final = {
 _DIMENSIONS: Final = {ResultKind.SEG: 1, ResultKind.LABELMAP: 2}
 _BITS_OF_A_BYTE: Final = 8
 _LARGEST_BYTE = np.iinfo(np.uint8).max
+_Labels = NDArray[np.uint16]
 
 
 def build_segmentation(source: Source, context: ResultContext, kind: ResultKind = ResultKind.SEG) -> ResultObject:
@@ -42,9 +44,11 @@ def build_segmentation(source: Source, context: ResultContext, kind: ResultKind 
     key = key_of(source, context)
     labels = finding.labels[[image.index for image in source.slices]]
     _check_labels(labels, finding)
+    with_empty_frames = _slices_with_empty_frames(labels) if kind is ResultKind.SEG else None
+    chosen = with_empty_frames or slice(None)
     segmentation = Segmentation(
-        source_images=stand_ins(source),
-        pixel_array=labels.astype(np.uint8) if len(finding.lesions) <= _LARGEST_BYTE else labels,
+        source_images=stand_ins(source)[chosen],
+        pixel_array=(labels.astype(np.uint8) if len(finding.lesions) <= _LARGEST_BYTE else labels)[chosen],
         segmentation_type=_TYPES[kind],
         segment_descriptions=[_description(lesion, context, key) for lesion in finding.lesions],
         series_instance_uid=key.series(kind),
@@ -59,7 +63,7 @@ def build_segmentation(source: Source, context: ResultContext, kind: ResultKind 
         content_description=f"Anomaly candidates, {RESEARCH_USE}",
         content_creator_name=f"{PRODUCT}^",
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        omit_empty_frames=True,
+        omit_empty_frames=with_empty_frames is None,
         series_description=f"{PRODUCT} {kind.upper()} (research)",
     )
     # highdicom leaves the choices to a step of pydicom that `part10` does not take
@@ -80,7 +84,29 @@ def build_segmentation(source: Source, context: ResultContext, kind: ResultKind 
     )
 
 
-def _check_labels(labels: np.ndarray[tuple[int, ...], np.dtype[np.uint16]], finding: Finding) -> None:
+def _slices_with_empty_frames(labels: _Labels) -> slice | None:
+    """Slices of which every segment gets a frame, empty or not; None where only those with voxels are to have one.
+
+    Frames of 1 bit follow each other without gaps (PS3.5 8.1.1), and the whole is padded to an even number of bytes. A
+    viewer (OHIF 3.13.2) takes such a padding byte for pixels and shows nothing: so there is none where that can be had.
+    """
+    occupied = np.flatnonzero(labels.any(axis=(1, 2)))
+    segments, pixels = int(labels.max()), labels[0].size
+    if not _is_padded(sum(np.unique(one[one > 0]).size for one in labels[occupied]) * pixels):
+        return None
+    first, last = int(occupied[0]), int(occupied[-1])
+    for count in range(last - first + 1, len(labels) + 1):
+        if not _is_padded(segments * count * pixels):
+            begin = min(first, len(labels) - count)
+            return slice(begin, begin + count)
+    return None
+
+
+def _is_padded(bits: int) -> bool:
+    return -(-bits // _BITS_OF_A_BYTE) % 2 == 1
+
+
+def _check_labels(labels: _Labels, finding: Finding) -> None:
     voxels = np.bincount(labels.ravel(), minlength=len(finding.lesions) + 1)
     numbers = [lesion.number for lesion in finding.lesions]
     if numbers != list(range(1, len(voxels))) or not voxels[1:].all():
