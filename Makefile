@@ -8,7 +8,7 @@ IN_MEMORY = $(shell [ "$$(df --output=avail /dev/shm 2>/dev/null | tail -n 1)" -
 PYTEST = $(IN_MEMORY) $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types imports faults peers bench bench-receive bench-score wheel format lock
+.PHONY: help setup demo test check lint types imports faults peers bench bench-receive bench-results bench-score wheel format lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -56,6 +56,9 @@ bench-receive: $(STAMP) ## measure receiving alone: beside pynetdicom, storescp,
 
 bench-score: $(STAMP) ## measure scoring beside the published dense convolution, and one volume's reconstruction
 	PYTHONPATH=tests $(BIN)/python -m bench score
+
+bench-results: $(STAMP) ## measure making and sending all results of 176 slices, beside storescu
+	PYTHONPATH=tests $(BIN)/python -m bench results
 
 wheel: $(STAMP) ## build sdist and wheel
 	$(BIN)/python -m build --no-isolation

@@ -6,7 +6,6 @@ CPU is the receiver's user and system time for an image at 8 associations; peak 
 
 import os
 import random
-import shutil
 import tempfile
 import threading
 import time
@@ -22,7 +21,7 @@ from pydicom.uid import MRImageStorage
 from pynetdicom.dsutils import encode
 
 from bench.harness import Case, Figures, Measure, peak_mb
-from bench.stock_scp import Receiver, orthanc, pynetdicom_scp, storescp
+from bench.stock_scp import Receiver, orthanc, program, pynetdicom_scp, storescp
 from ports import free_port
 from raw_scu import PDU_LIMIT, RawAssociation, store_message
 from running import RunningDaemon
@@ -147,18 +146,14 @@ def _pynetdicom(mode: str, folder: Path) -> AbstractContextManager[Receiver]:
     return pynetdicom_scp(free_port(), folder, mode)
 
 
-def _program(name: str) -> str:
-    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin") or ""
-
-
 def _cases() -> Iterator[Case]:
     for size in SIZES:
         yield Case(f"{size} anomalyd, durable", partial(_measured, _ours, size))
         yield Case(f"{size} pynetdicom decode + save_as", partial(_measured, partial(_pynetdicom, "decode"), size))
         yield Case(f"{size} pynetdicom raw file", partial(_measured, partial(_pynetdicom, "raw"), size))
-        if found := _program("storescp"):
+        if found := program("storescp"):
             yield Case(f"{size} storescp --fork", partial(_measured, partial(_peer, storescp, found), size))
-        if found := _program("Orthanc"):
+        if found := program("Orthanc"):
             yield Case(f"{size} Orthanc", partial(_measured, partial(_peer, orthanc, found), size))
 
 

@@ -6,6 +6,7 @@ python tests/bench/stock_scp.py PORT FOLDER decode|raw: what a user of pynetdico
 import itertools
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -97,6 +98,11 @@ def orthanc(program: str, port: int, folder: Path) -> Iterator[Receiver]:
         )
     )
     yield from _child([program, str(configuration)], port)
+
+
+def program(name: str) -> str:
+    """Path of a peer; empty where it is not installed."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin") or ""
 
 
 def _child(command: list[str], port: int) -> Iterator[Receiver]:
