@@ -19,8 +19,15 @@ Key = tuple[str | int, ...]
 PACKAGED = Path(__file__).resolve().parent / "config.yaml"
 SYSTEM = Path("/etc/anomalyd/config.yaml")
 LOCAL = Path("config.yaml")
-PATH_KEYS: tuple[Key, ...] = (("storage", "root"), ("pipeline", "bundles"))
-"""Relative paths under these keys count from the folder of the file."""
+_TLS_FILES = ("certificate", "key", "ca")
+PATH_KEYS: tuple[Key, ...] = (
+    ("storage", "root"),
+    ("pipeline", "bundles"),
+    *(("daemon", "tls", name) for name in _TLS_FILES),
+    *(("daemon", "destinations", "*", "tls", name) for name in _TLS_FILES),
+    *(("daemon", "accept_from", "*", "report_to", "tls", name) for name in _TLS_FILES),
+)
+"""Relative paths under these keys count from the folder of the file. *: each entry of a list."""
 SECRET_KEYS = frozenset({"url"})
 """Values that are never shown: a database address may hold a password."""
 
@@ -93,15 +100,22 @@ def _lines(node: yaml.Node | None, at: Key, path: Path) -> Iterator[tuple[Key, i
 def _anchor_paths(document: Document) -> None:
     """Make relative paths absolute in place, from the folder of the file; `~` is the home of the user."""
     base = document.path.resolve().parent
+    for key in PATH_KEYS:
+        document.data.update(_anchored(document.data, key, base))
 
-    def anchored(value: Any) -> Any:
+
+def _anchored(value: Any, key: Key, base: Path) -> Any:
+    """The value, with what stands under the key made absolute."""
+    if not key:
+        if isinstance(value, list):
+            return [_anchored(item, key, base) for item in value]
         return str(base / Path(value).expanduser()) if isinstance(value, str) else value
-
-    for section, key in PATH_KEYS:
-        values = document.data.get(str(section))
-        if isinstance(values, dict) and key in values:
-            value = values[str(key)]
-            values[str(key)] = [anchored(item) for item in value] if isinstance(value, list) else anchored(value)
+    first, rest = key[0], key[1:]
+    if first == "*" and isinstance(value, list):
+        return [_anchored(item, rest, base) for item in value]
+    if isinstance(value, dict) and first in value:
+        return value | {first: _anchored(value[first], rest, base)}
+    return value
 
 
 def dotted(key: Key) -> str:

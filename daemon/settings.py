@@ -6,7 +6,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
+from pydantic import Field, PlainValidator, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -17,8 +17,10 @@ from pydantic_settings import (
 )
 
 from anomalyd.daemon import config_file
+from anomalyd.daemon.setting_types import ByteCount, Port, PositiveSeconds, Seconds, Section
+from anomalyd.daemon.tls_settings import PeerTls, TlsListener, with_files
 from anomalyd.errors import ConfigError
-from anomalyd.ids import AETitle, ae_title, byte_count, duration_s
+from anomalyd.ids import AETitle, ae_title
 from anomalyd.pipeline.settings import PipelineSettings
 from anomalyd.pipeline.terms import DEFAULT_KINDS, ResultKind
 from anomalyd.storage.settings import StorageSettings
@@ -26,11 +28,6 @@ from anomalyd.storage.settings import StorageSettings
 ANYBODY = "any"
 """Written in `accept_from` to take images from every AE title."""
 ENV_PREFIX = "ANOMALYD_"
-
-Seconds = Annotated[float, BeforeValidator(duration_s)]
-PositiveSeconds = Annotated[float, BeforeValidator(duration_s), Field(gt=0)]
-ByteCount = Annotated[int, BeforeValidator(byte_count), Field(gt=0)]
-Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 def _title(value: object) -> AETitle:
@@ -50,18 +47,15 @@ Title = Annotated[AETitle, PlainValidator(_title)]
 Network = Annotated[IPv4Network | IPv6Network, PlainValidator(_network)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ReportAddress(_Section):
+class ReportAddress(Section):
     """Where a sender takes the answer to its storage commitment, on an association that we open."""
 
     host: Annotated[str, Field(min_length=1)]
     port: Port
+    tls: PeerTls | None = None
 
 
-class Peer(_Section):
+class Peer(Section):
     """Who may send. A bare text in the list is its AE title."""
 
     ae_title: Title
@@ -70,6 +64,12 @@ class Peer(_Section):
     """Address or network that it must come from; None: from anywhere."""
     called: Title | None = None
     """AE title that it must call us by; None: `daemon.ae_title`."""
+    certificate_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    """Name that its certificate must hold: it may only come over TLS then. None: any certificate, or none."""
+    max_associations: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Open at once; None: as many as `daemon.max_associations`."""
+    associations_per_minute: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """New ones within any 60 s; None: no limit."""
     report_to: ReportAddress | None = None
     """Where its storage commitments are answered; None: on the association that it asked on, only."""
 
@@ -84,15 +84,17 @@ class Peer(_Section):
         return self.ae_title == ANYBODY
 
 
-class AskAt(_Section):
+class AskAt(Section):
     """Another entity of the same PACS: where it is asked, if not where it stores."""
 
     ae_title: Title
     host: Annotated[str, Field(min_length=1)]
     port: Port
+    certificate_name: str | None = None
+    """As in `tls` of the destination, whose files hold here too."""
 
 
-class Destination(_Section):
+class Destination(Section):
     """A PACS that results are sent to."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,32}$")]
@@ -110,6 +112,8 @@ class Destination(_Section):
     """Where it is asked (storage commitment, C-FIND); None: where it stores."""
     check_source: bool = False
     """Before sending, a C-FIND whether the study is there and still the same patient's."""
+    tls: PeerTls | None = None
+    """None: plain DICOM."""
     connect_timeout: PositiveSeconds = 10.0
     acse_timeout: PositiveSeconds = 30.0
     dimse_timeout: PositiveSeconds = 60.0
@@ -121,10 +125,11 @@ class Destination(_Section):
         at = self.ask_at
         if at is None:
             return self
-        return self.model_copy(update={"ae_title": at.ae_title, "host": at.host, "port": at.port})
+        tls = self.tls and self.tls.model_copy(update={"certificate_name": at.certificate_name})
+        return self.model_copy(update={"ae_title": at.ae_title, "host": at.host, "port": at.port, "tls": tls})
 
 
-class DeliverySettings(_Section):
+class DeliverySettings(Section):
     """How results are sent again."""
 
     back_off_first: PositiveSeconds = 30.0
@@ -140,7 +145,7 @@ class DeliverySettings(_Section):
         return self
 
 
-class ConfirmationSettings(_Section):
+class ConfirmationSettings(Section):
     """How long a confirmation is waited for."""
 
     answer_within: PositiveSeconds = 600.0
@@ -150,7 +155,7 @@ class ConfirmationSettings(_Section):
     """How often an object that is reported missing is sent again."""
 
 
-class GatewaySettings(_Section):
+class GatewaySettings(Section):
     """The receiving side: limits and ways of writing (GATEWAY.md)."""
 
     fast: bool = True
@@ -168,7 +173,7 @@ class GatewaySettings(_Section):
     """How long open associations may go on after SIGTERM."""
 
 
-class WorkerSettings(_Section):
+class WorkerSettings(Section):
     """The analysing side."""
 
     lease: PositiveSeconds = 60.0
@@ -177,14 +182,14 @@ class WorkerSettings(_Section):
     """An analysis that takes more memory is killed, before it takes the machine's."""
 
 
-class MetricsSettings(_Section):
+class MetricsSettings(Section):
     """Prometheus metrics, on 127.0.0.1 only."""
 
     port: Port | None = None
     """None: off."""
 
 
-class LogSettings(_Section):
+class LogSettings(Section):
     """What the roles write to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -192,12 +197,14 @@ class LogSettings(_Section):
     """auto: console on a terminal, else JSON."""
 
 
-class DaemonSettings(_Section):
+class DaemonSettings(Section):
     """Who we are on the network, who may send, where results go."""
 
     ae_title: Title = AETitle("ANOMALYD")
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     port: Port = 11112
+    tls: TlsListener | None = None
+    """None: plain DICOM alone."""
     accept_from: tuple[Peer, ...] = ()
     """Empty: nobody."""
     unwanted_sop_classes: Literal["reject_context", "status"] = "reject_context"
@@ -224,15 +231,61 @@ class DaemonSettings(_Section):
             return value | {"accept_from": [value["accept_from"]]}
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _files_are_inherited(cls, value: Any) -> Any:
+        """`tls` of a destination, and of `report_to`, has the files of `daemon.tls` where it names none."""
+        own = value.get("tls") if isinstance(value, dict) else None
+        if not isinstance(own, dict):
+            return value
+        peers, destinations = value.get("accept_from"), value.get("destinations")
+        if isinstance(destinations, list | tuple):
+            value = value | {"destinations": [with_files(own, to) for to in destinations]}
+        if isinstance(peers, list | tuple):
+            told = [
+                peer | {"report_to": with_files(own, peer["report_to"])}
+                if isinstance(peer, dict) and "report_to" in peer
+                else peer
+                for peer in peers
+            ]
+            value = value | {"accept_from": told}
+        return value
+
+    @model_validator(mode="after")
+    def _certificates_are_asked_for(self) -> Self:
+        named = next((peer for peer in self.accept_from if peer.certificate_name is not None), None)
+        asks = self.tls is not None and self.tls.port is not None and self.tls.client_certificates == "required"
+        if named is not None and not asks:
+            raise ValueError(
+                f"accept_from: {named.ae_title} has a certificate_name, and nobody is asked for a certificate: "
+                "set tls.port, and client_certificates: required"
+            )
+        return self
+
     @model_validator(mode="after")
     def _names_and_ports_differ(self) -> Self:
         names = [destination.name for destination in self.destinations]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two destinations are named {twice[0]}: give each its own name")
-        if self.metrics.port == self.port:
-            raise ValueError(f"metrics.port and port are both {self.port}: choose another for metrics")
+        if self.metrics.port is not None and self.metrics.port in self.ports:
+            raise ValueError(f"metrics.port and port are both {self.metrics.port}: choose another for metrics")
         return self
+
+    @property
+    def tls_port(self) -> int | None:
+        """Where TLS is spoken."""
+        return self.tls.port if self.tls is not None else None
+
+    @property
+    def plain_port(self) -> int | None:
+        """Where plain DICOM is spoken; None: nowhere."""
+        return None if self.port == self.tls_port else self.port
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """All that the gateway listens on."""
+        return tuple(port for port in (self.plain_port, self.tls_port) if port is not None)
 
     @property
     def is_loopback(self) -> bool:

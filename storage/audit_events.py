@@ -15,6 +15,8 @@ class AuditKind(StrEnum):
     CONFIGURATION = "configuration"
     """The configuration that a role runs with (digest of it, versions, bundle digests)."""
 
+    CONNECTION_REFUSED = "connection_refused"
+    """Before any association: no TLS where TLS is spoken, or the reverse, or no certificate that is accepted."""
     ASSOCIATION_REJECTED = "association_rejected"
     RECEIVED = "received"
     DUPLICATE = "duplicate"
@@ -145,6 +147,7 @@ VOCABULARY: Mapping[AuditKind, DicomEvent] = {
     AuditKind.STARTED_ROLE: DicomEvent(EventID.APPLICATION_ACTIVITY, Action.EXECUTE, EventType.APPLICATION_START),
     AuditKind.STOPPED_ROLE: DicomEvent(EventID.APPLICATION_ACTIVITY, Action.EXECUTE, EventType.APPLICATION_STOP),
     AuditKind.CONFIGURATION: DicomEvent(EventID.SECURITY_ALERT, Action.EXECUTE, EventType.SOFTWARE_CONFIGURATION),
+    AuditKind.CONNECTION_REFUSED: DicomEvent(EventID.SECURITY_ALERT, Action.EXECUTE, EventType.NODE_AUTHENTICATION),
     AuditKind.ASSOCIATION_REJECTED: DicomEvent(EventID.SECURITY_ALERT, Action.EXECUTE, EventType.NODE_AUTHENTICATION),
     AuditKind.RECEIVED: _TRANSFER,
     # "R": the receiver already holds the instances and has determined that no changes are needed (A.5.3.7)

@@ -8,7 +8,8 @@ from typing import Any
 
 from anomalyd.daemon.gateway.door import Door, DoorLimits
 from anomalyd.daemon.gateway.peers import AcceptList
-from anomalyd.daemon.gateway.scp import GatewayServer, listen
+from anomalyd.daemon.gateway.scp import listen
+from anomalyd.daemon.gateway.server import GatewayServer
 from anomalyd.daemon.settings import DaemonSettings
 from anomalyd.storage.engine import Store, open_store
 from anomalyd.storage.inbox import Inbox
@@ -26,7 +27,7 @@ class OpenDoor:
     store: Store
     inbox: Inbox
     door: Door
-    server: GatewayServer
+    servers: tuple[GatewayServer, ...]
     is_fast: bool
 
     def audit(self) -> list[dict[str, Any]]:
@@ -46,11 +47,12 @@ class OpenDoor:
 
     def close(self) -> None:
         """Aborts what is open, gives everything back."""
-        ae = self.server.ae
-        self.server.shutdown()
-        ae.shutdown()
-        for assoc in ae.active_associations:
-            assoc.join(10)
+        for server in self.servers:
+            ae = server.ae
+            server.shutdown()
+            ae.shutdown()
+            for assoc in ae.active_associations:
+                assoc.join(10)
         self.inbox.close()
         self.store.close()
 

@@ -3,6 +3,7 @@
 import os
 import select
 import socket
+import ssl
 import threading
 import time
 from typing import Final
@@ -173,3 +174,41 @@ class FastSocket(AssociationSocket):
         if count == 0:
             raise ConnectionResetError("the peer closed the connection in a PDU")
         return count
+
+
+class TlsSocket(FastSocket):
+    """The same over TLS: an SSLSocket with Python's own timeout, since OpenSSL knows nothing of SO_RCVTIMEO."""
+
+    def __init__(
+        self, assoc: Association, client_socket: ssl.SSLSocket, wake: WakeUp, *, stall_timeout_s: float
+    ) -> None:
+        super().__init__(assoc, client_socket, wake, stall_timeout_s=stall_timeout_s)
+        self._tls = client_socket
+
+    @property
+    def ready(self) -> bool:
+        """As the base. A record may hold no data (a new key), or half of it: only data count."""
+        if self.socket is not None and self._begin < self._end:
+            return True
+        if self.socket is None or not (self._tls.pending() or super().ready):
+            return False
+        self._tls.settimeout(0)
+        try:
+            count = self._tls.recv_into(self._ahead)
+        except ssl.SSLWantReadError:
+            return False
+        except (OSError, ValueError):  # ValueError: closed by another thread
+            self.event_queue.put("Evt17")
+            return False
+        finally:
+            self._restore_timeout()
+        self._begin, self._end = 0, count
+        return True  # with no byte the peer has ended the connection: the next read says so
+
+    def _restore_timeout(self) -> None:
+        if self._tls.fileno() >= 0:
+            self._tls.settimeout(self._stall_timeout_s)
+
+    def _receive(self, view: memoryview, flags: int) -> int:
+        del flags  # TLS has none: a read gives one record at most
+        return super()._receive(view, 0)

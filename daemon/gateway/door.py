@@ -14,8 +14,10 @@ import structlog
 
 from anomalyd.daemon.gateway.dataset import Budget, IncomingDataSet
 from anomalyd.daemon.gateway.dimse import C_ECHO_RQ, Command
+from anomalyd.daemon.gateway.peer_limits import PeerLimits
 from anomalyd.daemon.gateway.peers import NOT_NOW, TOO_MANY, AcceptList, Rejection
 from anomalyd.daemon.gateway.reception import SUCCESS, Answer, Body, Kept, Reception, StoreCommand
+from anomalyd.daemon.settings import Peer
 from anomalyd.storage.audit import AuditEvent, AuditKind, Outcome
 from anomalyd.storage.engine import Store
 from anomalyd.storage.inbox import Inbox
@@ -64,6 +66,8 @@ class Door:
         self._budget = Budget(limits.bytes_in_flight)
         self._visitors: WeakKeyDictionary[Visitor, Sender] = WeakKeyDictionary()
         self._reporters: WeakSet[Visitor] = WeakSet()
+        self._entries: WeakKeyDictionary[Visitor, Peer] = WeakKeyDictionary()
+        self._peer_limits = PeerLimits()
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._name = f"{time.time_ns() // 1_000_000_000:x}"
@@ -103,28 +107,52 @@ class Door:
         with self._lock:
             return sum(map(_is_inside, self._visitors))
 
-    def admit(self, visitor: Visitor, calling: str, called: str, address: str, *, is_own: bool) -> Rejection | None:
-        """None: the association may go on. is_own: it comes from this machine's own listening address."""
+    def admit(
+        self,
+        visitor: Visitor,
+        calling: str,
+        called: str,
+        address: str,
+        *,
+        is_own: bool,
+        names: frozenset[str] = frozenset(),
+    ) -> Rejection | None:
+        """None: the association may go on. is_own: it comes from this machine's own listening address.
+
+        names: those in its verified certificate.
+        """
         if is_own and self._self_echo_title and calling == self._self_echo_title:
             return None
-        rejection = self._accept_list.judge(calling, called, address)
-        is_reporter = rejection is not None and self._accept_list.is_reporter(calling, called)
-        if is_reporter:
-            rejection = None
+        judged = self._accept_list.judge(calling, called, address, names)
+        is_reporter = isinstance(judged, Rejection) and self._accept_list.is_reporter(calling, called)
+        peer = None if isinstance(judged, Rejection) else judged
+        rejection = judged if isinstance(judged, Rejection) and not is_reporter else None
         if rejection is None and not self._is_open():
             rejection = NOT_NOW
         with self._lock:
-            if rejection is None and sum(map(_is_inside, self._visitors)) >= self._limits.max_associations:
-                rejection = TOO_MANY
+            if rejection is None:
+                rejection = self._no_room(peer)
             association = f"{self._name}-{next(self._numbers)}"
             sender = Sender(calling, called, address, association)
             if rejection is None:
                 self._visitors[visitor] = sender
-                if is_reporter:
+                if peer is not None:
+                    self._entries[visitor] = peer
+                else:
                     self._reporters.add(visitor)
         if rejection is not None:
             self._audit_rejection(sender, rejection)
         return rejection
+
+    def _no_room(self, peer: Peer | None) -> Rejection | None:
+        """Under the lock. peer: its entry in accept_from; None: it only reports."""
+        if sum(map(_is_inside, self._visitors)) >= self._limits.max_associations:
+            return TOO_MANY
+        if peer is None:
+            return None
+        return self._peer_limits.admit(
+            peer, sum(entry is peer and _is_inside(visitor) for visitor, entry in self._entries.items())
+        )
 
     def is_reporter(self, visitor: Visitor) -> bool:
         """A PACS that is not in `accept_from` and may only report on storage commitments."""
@@ -162,6 +190,19 @@ class Door:
                 called_ae=sender.called_ae,
                 address=sender.address,
                 detail=detail,
+            )
+        )
+
+    def connection_refused(self, address: str, reason: str) -> None:
+        """A connection that ends before anybody has asked for an association."""
+        log.warning("connection.refused", reason=reason, address=address)
+        self._reception.note(
+            AuditEvent(
+                kind=AuditKind.CONNECTION_REFUSED,
+                at=self._store.clock(),
+                outcome=Outcome.MINOR,
+                address=address,
+                detail={"text": reason},
             )
         )
 

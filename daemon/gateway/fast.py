@@ -7,6 +7,7 @@ state machine, and every other message stay pynetdicom's. `misfit` says when a r
 
 import inspect
 import queue
+import ssl
 import threading
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.timer import Timer
 from pynetdicom.transport import AssociationSocket, RequestHandler
 
-from anomalyd.daemon.gateway.connection import PDU_HEAD_BYTES, WAIT_MS, FastSocket, MonotonicTimer, WakeUp
+from anomalyd.daemon.gateway.connection import PDU_HEAD_BYTES, WAIT_MS, FastSocket, MonotonicTimer, TlsSocket, WakeUp
 from anomalyd.daemon.gateway.dataset import IncomingDataSet
 from anomalyd.daemon.gateway.dimse import Command, ProtocolError, encode_response
 from anomalyd.daemon.gateway.door import Door
@@ -30,6 +31,7 @@ from anomalyd.storage.crash import crash_point
 FITS_VERSION: Final = "3.0."
 _ASSOCIATE_LIMIT: Final = 1 << 18  # 128 contexts with 20 transfer syntaxes each are 70 KB
 _P_DATA_TF: Final = 0x04
+_TLS_HANDSHAKE: Final = 0x16  # first byte of a ClientHello; no PDU type
 
 
 class FastDul(DULServiceProvider):
@@ -83,6 +85,11 @@ class FastDul(DULServiceProvider):
         connection = self._connection
         try:
             kind, length = connection.begin_pdu()
+            if kind == _TLS_HANDSHAKE and self.assoc.requestor.primitive is None:
+                self._door.connection_refused(self.assoc.requestor.address, "TLS on the port of plain DICOM")
+                connection.throw_away()
+                self.event_queue.put("Evt19")
+                return
             _check_length(length, self._door.pdu_limit if kind == _P_DATA_TF else _ASSOCIATE_LIMIT)
             if kind != _P_DATA_TF or self.state_machine.current_state != "Sta6":
                 super()._read_pdu_data()
@@ -196,7 +203,8 @@ class FastRequestHandler(RequestHandler):
         assoc = FastAssociation(ae, door)
         assoc._server = server  # noqa: SLF001 - as the base does
         assoc.name = f"AcceptorThread@{id(assoc):x}"  # the base's server finds its threads by this word
-        assoc.set_socket(FastSocket(assoc, self.request, assoc.fast_dul.wake, stall_timeout_s=door.stall_timeout_s))
+        kind = TlsSocket if isinstance(self.request, ssl.SSLSocket) else FastSocket
+        assoc.set_socket(kind(assoc, self.request, assoc.fast_dul.wake, stall_timeout_s=door.stall_timeout_s))
         assoc.acceptor.maximum_length = ae.maximum_pdu_size
         assoc.acceptor.ae_title = server.ae_title
         assoc.acceptor.address_info = self.local

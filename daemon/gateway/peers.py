@@ -1,6 +1,6 @@
 """Who may send (issue: `accept_from`), and the reason of PS3.8 9.3.4 for whom it is refused."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
@@ -22,7 +22,10 @@ class Rejection:
 UNKNOWN_CALLING: Final = Rejection(1, 1, 3, "calling AE title is not in accept_from")
 UNKNOWN_CALLED: Final = Rejection(1, 1, 7, "called AE title is not ours")
 UNKNOWN_ADDRESS: Final = Rejection(1, 1, 1, "address does not belong to this AE title in accept_from")
+UNNAMED: Final = Rejection(1, 1, 3, "no certificate that holds the certificate_name of this AE title in accept_from")
 TOO_MANY: Final = Rejection(2, 3, 2, "max_associations reached")
+PEER_TOO_MANY: Final = Rejection(2, 3, 2, "max_associations of its entry in accept_from reached")
+PEER_TOO_OFTEN: Final = Rejection(2, 3, 2, "associations_per_minute of its entry in accept_from reached")
 NOT_NOW: Final = Rejection(2, 3, 1, "not ready: disk floor reached, store not writable, or shutting down")
 
 
@@ -48,18 +51,25 @@ class AcceptList:
         """Whether this may be a PACS that reports."""
         return (calling, called) in self.reporters
 
-    def judge(self, calling: str, called: str, address: str) -> Rejection | None:
-        """None: may send. An empty list refuses everybody; of several faults the first of title, address, called."""
-        titled = [peer for peer in self.peers if peer.is_anybody or peer.ae_title == calling]
-        if not titled:
-            return UNKNOWN_CALLING
+    def judge(self, calling: str, called: str, address: str, names: frozenset[str] = frozenset()) -> Peer | Rejection:
+        """The entry by which it may send: the first that fits. An empty list refuses everybody.
+
+        names: those in its verified certificate, lower case (`tls.names_of`). Of several faults the first of title,
+        address, certificate, called title.
+        """
+        fitting: Sequence[Peer] = [peer for peer in self.peers if peer.is_anybody or peer.ae_title == calling]
         came_from = _ip(address)
-        here = [peer for peer in titled if peer.address is None or came_from in peer.address]
-        if not here:
-            return UNKNOWN_ADDRESS
-        if not any(called == (peer.called or self.own_title) for peer in here):
-            return UNKNOWN_CALLED
-        return None
+        steps: tuple[tuple[Rejection, Callable[[Peer], bool]], ...] = (
+            (UNKNOWN_CALLING, lambda _: True),
+            (UNKNOWN_ADDRESS, lambda peer: peer.address is None or came_from in peer.address),
+            (UNNAMED, lambda peer: peer.certificate_name is None or peer.certificate_name.casefold() in names),
+            (UNKNOWN_CALLED, lambda peer: called == (peer.called or self.own_title)),
+        )
+        for rejection, fits in steps:
+            fitting = [peer for peer in fitting if fits(peer)]
+            if not fitting:
+                return rejection
+        return fitting[0]
 
 
 def _titles(to: Destination) -> tuple[AETitle, AETitle]:

@@ -5,7 +5,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -18,7 +18,8 @@ from anomalyd.daemon.gateway.door import Door, DoorLimits
 from anomalyd.daemon.gateway.lean import share_freed_memory
 from anomalyd.daemon.gateway.peers import AcceptList
 from anomalyd.daemon.gateway.scheduling import ask_for_short_slices
-from anomalyd.daemon.gateway.scp import GatewayServer, listen
+from anomalyd.daemon.gateway.scp import listen
+from anomalyd.daemon.gateway.server import GatewayServer
 from anomalyd.daemon.lifecycle import Lifecycle
 from anomalyd.daemon.settings import DaemonSettings, Settings
 from anomalyd.storage.engine import Store, open_store
@@ -68,16 +69,16 @@ def _serve(settings: Settings, store: Store, inbox: Inbox, stop: threading.Event
     daemon = settings.daemon
     title = f"ECHO{secrets.token_hex(6).upper()}"
     door = Door(store, inbox, AcceptList.of(daemon), _limits(daemon), self_echo_title=title)
-    server = listen(daemon, door)
-    host, port = server.server_address[:2]
-    with Lifecycle(store, wake.Role.GATEWAY, settings, {"host": host, "port": port}) as life:
+    servers = listen(daemon, door)
+    facts = {"host": servers[0].server_address[0], "port": daemon.plain_port, "tls_port": daemon.tls_port}
+    with Lifecycle(store, wake.Role.GATEWAY, settings, facts) as life:
         gc.freeze()  # what the start made stays: the server's collections need not walk it
         life.ready()
-        log.info("gateway.ready", host=host, port=port, ae_title=daemon.ae_title, peers=len(daemon.accept_from))
+        log.info("gateway.ready", ae_title=daemon.ae_title, peers=len(daemon.accept_from), **facts)
         try:
-            _watch(life, inbox, partial(_echoes, server, title, daemon.ae_title), stop)
+            _watch(life, inbox, partial(_all_echo, servers, title, daemon.ae_title), stop)
         finally:
-            _shut(server, door, daemon.gateway.drain)
+            _shut(servers, door, daemon.gateway.drain)
             inbox.close()  # the rows of all that was received stand before the role's last one
             log.info("gateway.stopped")
 
@@ -108,19 +109,33 @@ def _commits(inbox: Inbox) -> bool:
     return True
 
 
+def _all_echo(servers: Sequence[GatewayServer], title: str, own_title: str) -> bool:
+    """True when every port answers a C-ECHO over the network."""
+    answers = [_echoes(server, title, own_title) for server in servers]
+    return all(answers)
+
+
 def _echoes(server: GatewayServer, title: str, own_title: str) -> bool:
-    """True when the door answers a C-ECHO over the network."""
     host, port = server.server_address[:2]
     ae = AE(title)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = _ECHO_TIMEOUT_S
     ae.add_requested_context(Verification)
-    handlers: list[evt.EventHandlerType] = [(evt.EVT_CONN_OPEN, scu.prepare)]
+    own: list[tuple[str, int]] = []
+
+    def announce(event: evt.Event) -> None:
+        """Before the first byte: on the port of TLS we are the one who may speak without it (secure.py)."""
+        scu.prepare(event)
+        own.append((event.assoc.requestor.address, event.assoc.requestor.port))
+        server.own_connections.update(own)
+
+    handlers: list[evt.EventHandlerType] = [(evt.EVT_CONN_OPEN, announce)]
     assoc = ae.associate(_reachable(str(host)), int(port), ae_title=own_title, evt_handlers=handlers)
     try:
         is_answered = assoc.is_established and assoc.send_c_echo().get("Status") is not None
     finally:
         if assoc.is_established:
             assoc.release()
+        server.own_connections.difference_update(own)
     if not is_answered:
         log.error("gateway.no_echo", port=port)
     return is_answered
@@ -130,19 +145,21 @@ def _reachable(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
 
 
-def _shut(server: GatewayServer, door: Door, drain_s: float) -> None:
-    """Closes the listener, lets open associations finish for a while, aborts what is left (GATEWAY 8.6)."""
+def _shut(servers: Sequence[GatewayServer], door: Door, drain_s: float) -> None:
+    """Closes the listeners, lets open associations finish for a while, aborts what is left (GATEWAY 8.6)."""
     notify.sd_notify("STOPPING=1")
     door.close()
-    ae = server.ae
-    server.shutdown()
+    entities = [server.ae for server in servers]
+    for server in servers:
+        server.shutdown()
     deadline = time.monotonic() + drain_s
     still_open = threading.Event()
     while door.visitors() and time.monotonic() < deadline:
         still_open.wait(_DRAIN_STEP_S)
     if door.visitors():
         log.warning("gateway.aborting", associations=door.visitors())
-    ae.shutdown()
+    for entity in entities:
+        entity.shutdown()
 
 
 def _nudges_to_dispatcher(store: Store) -> Callable[[], None]:

@@ -1,23 +1,23 @@
 """The listening end: pynetdicom's server with our limits, and the handlers that ask the door (GATEWAY 3, 6, 8)."""
 
 import logging
-import socket
-import struct
 import threading
 from functools import partial
-from socketserver import BaseServer
 from typing import Any, Final
 
 import structlog
 from pydicom.dataset import Dataset
 from pynetdicom import AE, _config, evt
-from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
+from pynetdicom.transport import RequestHandler
 
+from anomalyd.daemon import tls
 from anomalyd.daemon.gateway import fast
 from anomalyd.daemon.gateway.commitment import CommitmentDesk
 from anomalyd.daemon.gateway.contexts import reporter_contexts, supported_contexts
 from anomalyd.daemon.gateway.dimse import C_STORE_RQ, Command
 from anomalyd.daemon.gateway.door import Door
+from anomalyd.daemon.gateway.secure import TlsServer
+from anomalyd.daemon.gateway.server import GatewayServer
 from anomalyd.daemon.settings import DaemonSettings
 from anomalyd.daemon.wake import Role, notify
 from anomalyd.errors import ConfigError
@@ -25,57 +25,40 @@ from anomalyd.storage.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VER
 
 log = structlog.get_logger()
 
-BACKLOG: Final = 64
 _STOCK_LIMIT_OFF: Final = 10_000  # the door counts itself: pynetdicom's count knows no audit
 _POLL_S: Final = 0.25  # how late the listener sees that it shall end
 _SPARE_CONNECTIONS: Final = 16
 """Connections beyond max_associations that may be negotiating, or are on the way to a rejection."""
 
 
-class GatewayServer(ThreadedAssociationServer):
-    """pynetdicom's server: no Nagle, socket timeouts, and an end to connections that never ask for anything."""
+def listen(daemon: DaemonSettings, door: Door) -> tuple[GatewayServer, ...]:
+    """Binds the port of plain DICOM, of DICOM TLS, or both, and serves each from a thread of its own.
 
-    request_queue_size = BACKLOG
-    daemon_threads = True
-    door: Door
-    max_connections: int
-
-    def __init__(self, *args: Any, door: Door, max_connections: int, **kwargs: Any) -> None:
-        self.door, self.max_connections = door, max_connections
-        super().__init__(*args, **kwargs)
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        """As the base, with the socket options that each association needs before its first byte."""
-        connection, address = super().get_request()
-        # Without TCP_NODELAY each answer waits for the peer's delayed ACK: 22 images/s (GATEWAY 2)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # A peer that stalls must not hold a thread for ever. As a socket option, not Python's timeout: that would
-        # cost a poll before each read.
-        whole, part = divmod(self.door.stall_timeout_s, 1)
-        limit = struct.pack("@ll", int(whole), int(part * 1_000_000))
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        return connection, address
-
-    def shutdown(self) -> None:
-        """Closes the listener; open associations go on. The base also strikes it off a list of start_server."""
-        BaseServer.shutdown(self)
-        if self.socket is not None and self.socket.fileno() >= 0:
-            self.server_close()
-
-    def verify_request(self, request: Any, client_address: Any) -> bool:
-        """False, and the connection is closed, while too many are open that have not been admitted or rejected yet."""
-        del request
-        if len(self.active_associations) < self.max_connections:
-            return True
-        log.warning("connection.refused", reason="too many connections", address=client_address[0])
-        return False
-
-
-def listen(daemon: DaemonSettings, door: Door) -> GatewayServer:
-    """Binds the port and serves it from a thread of its own; raises ConfigError where it cannot be bound."""
+    Raises ConfigError for a port that cannot be bound, or certificates that cannot be used.
+    """
     _quieten_pynetdicom()
+    kinds: list[tuple[int, type[GatewayServer], dict[str, Any]]] = []
+    if daemon.plain_port is not None:
+        kinds.append((daemon.plain_port, GatewayServer, {}))
+    if daemon.tls is not None and daemon.tls.port is not None:
+        identity, limit_s = tls.listening_identity(daemon.tls), daemon.tls.handshake_timeout
+        kinds.append((daemon.tls.port, TlsServer, {"identity": identity, "handshake_timeout_s": limit_s}))
+    servers: list[GatewayServer] = []
+    try:
+        for port, kind, options in kinds:
+            servers.append(_bind(daemon, door, port, kind, options))
+    except ConfigError:
+        for server in servers:
+            server.server_close()
+        raise
+    for server in servers:
+        threading.Thread(target=server.serve_forever, args=(_POLL_S,), name="listener", daemon=True).start()
+    return tuple(servers)
+
+
+def _bind(
+    daemon: DaemonSettings, door: Door, port: int, kind: type[GatewayServer], options: dict[str, Any]
+) -> GatewayServer:
     ae = AE(daemon.ae_title)
     ae.maximum_pdu_size = door.pdu_limit
     ae.maximum_associations = _STOCK_LIMIT_OFF
@@ -88,7 +71,7 @@ def listen(daemon: DaemonSettings, door: Door) -> GatewayServer:
     desk = CommitmentDesk(door.store, door.inbox, door, daemon, wake_dispatcher)
     try:
         server: Any = ae.make_server(  # typed as the base by pynetdicom, whatever server_class says
-            (daemon.host, daemon.port),
+            (daemon.host, port),
             contexts=supported_contexts(daemon.unwanted_sop_classes),
             evt_handlers=[
                 (evt.EVT_REQUESTED, _on_requested, [door]),
@@ -96,18 +79,19 @@ def listen(daemon: DaemonSettings, door: Door) -> GatewayServer:
                 (evt.EVT_N_ACTION, desk.on_request),
                 (evt.EVT_N_EVENT_REPORT, desk.on_report),
             ],
-            server_class=GatewayServer,
+            server_class=kind,
             request_handler=request_handler(is_fast=daemon.gateway.fast),
             door=door,
             max_connections=daemon.max_associations + _SPARE_CONNECTIONS,
+            **options,
         )
     except OSError as exc:
+        key = "daemon.port" if port == daemon.port else "daemon.tls.port"
         raise ConfigError(
-            f"daemon.host {daemon.host}, daemon.port {daemon.port}: {exc.strerror or exc}: choose a free port"
+            f"daemon.host {daemon.host}, {key} {port}: {exc.strerror or exc}: choose a free port"
         ) from exc
-    threading.Thread(target=server.serve_forever, args=(_POLL_S,), name="listener", daemon=True).start()
-    listening: GatewayServer = server
-    return listening
+    bound: GatewayServer = server
+    return bound
 
 
 def request_handler(*, is_fast: bool) -> type[RequestHandler]:
@@ -143,6 +127,7 @@ def _on_requested(event: evt.Event, door: Door) -> None:
         (request.called_ae_title or "").strip(),
         address,
         is_own=address == own,
+        names=tls.names_of(connection),
     )
     if rejection is not None:
         assoc.acse.send_reject(rejection.result, rejection.source, rejection.reason)

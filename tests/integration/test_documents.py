@@ -75,14 +75,19 @@ def test_the_examples_in_the_comments_of_the_configuration_are_valid(tmp_path: P
     text = (CHECKOUT / "config.yaml").read_text()
     for key in ("accept_from", "destinations", "include", "exclude"):
         text = re.sub(rf"^  {key}: \[.*\]\n", "", text, flags=re.MULTILINE)
-    text = re.sub(
-        r"^  #   (?=( *- |    | *(accept_from|destinations|include|exclude):))", "  ", text, flags=re.MULTILINE
-    )
+    text = text.replace("\n  tls: null\n", "\n")
+    keys = "accept_from|destinations|include|exclude|tls|certificate|key|ca|port|client_certificates|handshake_timeout"
+    text = re.sub(rf"^  #   (?=( *- |    | *({keys}):))", "  ", text, flags=re.MULTILINE)
     path = tmp_path / "config.yaml"
     path.write_text(text)
     settings = load_settings(path)
-    assert [peer.ae_title for peer in settings.daemon.accept_from] == ["MR1", "MR2", "any", "MR3", "MR4"]
-    assert settings.daemon.accept_from[-1].report_to is not None
+    assert [peer.ae_title for peer in settings.daemon.accept_from] == ["MR1", "MR2", "any", "MR3", "MR4", "MR5", "MR6"]
+    assert settings.daemon.accept_from[4].report_to is not None
+    assert settings.daemon.accept_from[5].certificate_name == "mr5.example.org"
+    assert settings.daemon.ports == (11112, 2762)
+    tls = settings.daemon.destinations[0].tls
+    assert tls is not None
+    assert tls.ca == Path("/etc/anomalyd/tls/ca.pem")
     assert settings.daemon.destinations[0].ask_at is not None
     assert settings.daemon.destinations[0].port == 104
     assert settings.pipeline.include[0].attribute == "SeriesDescription"

@@ -341,7 +341,7 @@ def test_a_closing_door_lets_open_associations_finish(door: OpenDoor) -> None:
         with pytest.raises(Rejected) as caught:
             RawAssociation(door.port)
         assert caught.value.reason == (2, 3, 1)
-        door.server.shutdown()
+        door.servers[0].shutdown()
         assert scu.store(image(), uid_of(1)) == SUCCESS
         scu.release()
 
