@@ -10,6 +10,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # m
 
 from anomalyd.daemon import scu
 from anomalyd.daemon.settings import Destination
+from anomalyd.errors import ConfigError
 from anomalyd.ids import AETitle
 from anomalyd.pipeline.results.objects import SOP_CLASSES, ResultKind
 
@@ -57,11 +58,17 @@ def probe(to: Destination, own_title: AETitle) -> Iterator[Step]:
             "start the PACS, correct port, or open the firewall",
         )
         return
-    association = _associate(to, address, calling)
+    try:
+        association = _associate(to, address, calling)
+    except ConfigError as exc:
+        yield Step(str(exc), "put files there that can be used")
+        return
     if not association.is_established:
         yield _not_established(association, to, calling)
         return
-    yield Step(f"{where} accepts the association of {calling} with {to.ae_title}")
+    version = scu.tls_version(association)
+    over = f" over {version}" if version else ""
+    yield Step(f"{where} accepts the association of {calling} with {to.ae_title}{over}")
     yield from _echo(association, to)
     association.release()
 
@@ -73,7 +80,8 @@ def _associate(to: Destination, address: str, calling: AETitle) -> Association:
     for sop_class in (Verification, *SOP_CLASSES.values()):
         entity.add_requested_context(sop_class)
     handlers: list[evt.EventHandlerType] = [(evt.EVT_CONN_OPEN, scu.prepare)]
-    return entity.associate(address, to.port, ae_title=to.ae_title, evt_handlers=handlers)
+    arguments = scu.tls_arguments(to.tls, to.host)
+    return entity.associate(address, to.port, ae_title=to.ae_title, evt_handlers=handlers, tls_args=arguments)
 
 
 def _not_established(association: Association, to: Destination, calling: AETitle) -> Step:
@@ -83,6 +91,9 @@ def _not_established(association: Association, to: Destination, calling: AETitle
         mend = REJECT_MENDS.get((answer.result_source, answer.diagnostic), "read the log of the PACS")
         text = f"it rejects the association ({titles}): {answer.reason_str}"
         return Step(text, mend.format(calling=calling, called=to.ae_title))
+    if fault := scu.tls_fault(association):
+        mend = "compare `tls` of the destination with the TLS of the PACS: authority, name, date, port"
+        return Step(f"no TLS with it: {fault}", mend)
     if association.rejected_contexts and not association.accepted_contexts:
         return Step(f"it takes neither C-ECHO nor any kind of result ({titles})", "allow them there")
     text = f"it closes the association or gives no answer ({titles})"

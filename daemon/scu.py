@@ -5,11 +5,15 @@ entity.associate(host, port, contexts, title, evt_handlers=[(evt.EVT_CONN_OPEN, 
 
 import queue
 import socket
+import ssl
 from typing import Any
 
 from pynetdicom.association import Association
 from pynetdicom.events import Event
 from pynetdicom.pdu_primitives import A_ASSOCIATE
+
+from anomalyd.daemon import tls
+from anomalyd.daemon.tls_settings import PeerTls
 
 REJECTED = (1, 2)  # permanent, transient (PS3.8 table 9-21)
 
@@ -20,7 +24,34 @@ def prepare(event: Event) -> None:
     if transport is not None and transport.socket is not None:
         # Else each object waits 40 ms for the peer's delayed ACK (RESULTS 9).
         transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if isinstance(transport.socket, ssl.SSLSocket):
+            # With TLS 1.3 the socket is readable before there are data (session tickets): a read must not wait for ever
+            transport.socket.settimeout(event.assoc.network_timeout)
     _leave_answers_to_the_sender(event)
+
+
+def tls_arguments(wanted: PeerTls | None, host: str) -> Any:
+    """`tls_args` of AE.associate; None for plain DICOM. Raises ConfigError where our files cannot be used.
+
+    host: as configured; the peer's certificate must name it, or `certificate_name`.
+    """
+    if wanted is None:
+        return None
+    return tls.Handshake(tls.calling_identity(wanted).context()), wanted.certificate_name or host
+
+
+def tls_fault(association: Association) -> str:
+    """Why TLS with the peer failed, in words; empty where it did not, or is not spoken."""
+    transport = association.dul.socket
+    arguments: Any = transport.tls_args if transport is not None else None
+    return arguments[0].error if arguments else ""
+
+
+def tls_version(association: Association) -> str:
+    """`TLSv1.3`; empty where it is plain DICOM."""
+    transport = association.dul.socket
+    connection = transport.socket if transport is not None else None
+    return (connection.version() or "") if isinstance(connection, ssl.SSLSocket) else ""
 
 
 def rejection(association: Association) -> A_ASSOCIATE | None:

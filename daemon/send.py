@@ -26,6 +26,7 @@ from pynetdicom.dsutils import split_dataset
 from pynetdicom.presentation import build_context
 
 from anomalyd.daemon import scu
+from anomalyd.daemon.tls_settings import PeerTls
 from anomalyd.errors import Transient
 from anomalyd.ids import AETitle
 
@@ -84,6 +85,7 @@ class Receiver:
     port: int
     called: AETitle
     calling: AETitle
+    tls: PeerTls | None = None
 
 
 def find_files(folder: Path) -> tuple[tuple[Outgoing, ...], tuple[tuple[Path, str], ...]]:
@@ -119,6 +121,7 @@ def send_files(
 ) -> tuple[Answer, ...]:
     """The answer to every file, in order of arrival.
 
+    Raises ConfigError where the certificates cannot be used.
     associations: None: one for each series, one after the other; N: all files over N at once.
     on_answer: called from several threads, one at a time.
     """
@@ -218,8 +221,9 @@ def _associate(files: Iterable[Outgoing], to: Receiver) -> Association:
     pairs = dict.fromkeys((file.sop_class, file.transfer_syntax) for file in files)
     contexts = [build_context(*pair) for pair in pairs]
     return AE(to.calling).associate(
-        to.host, to.port, contexts, to.called, evt_handlers=[(evt.EVT_CONN_OPEN, scu.prepare)]
-    )
+        to.host, to.port, contexts, to.called, evt_handlers=[(evt.EVT_CONN_OPEN, scu.prepare)],
+        tls_args=scu.tls_arguments(to.tls, to.host),
+    )  # fmt: skip
 
 
 def _send_over(association: Association, waiting: deque[Outgoing], note: Callable[[Answer], None]) -> str:
@@ -281,6 +285,8 @@ def _why_not(association: Association, to: Receiver) -> str:
     answer = scu.rejection(association)
     if answer is not None:
         return f"{to.called} rejects the association of {to.calling}: {answer.reason_str}"
+    if fault := scu.tls_fault(association):
+        return f"no TLS with {to.called} at {to.host}:{to.port}: {fault}"
     if association.rejected_contexts and not association.accepted_contexts:
         return f"{to.called} takes none of the objects"
     return f"no association with {to.called} at {to.host}:{to.port}"

@@ -90,7 +90,9 @@ def calling_identity(tls: PeerTls) -> Identity:
     """For connections that we open; raises ConfigError. The peer must have a certificate of `ca` that names it."""
 
     def make() -> ssl.SSLContext:
-        return _bare(ssl.PROTOCOL_TLS_CLIENT, tls.certificate, tls.key, tls.ca)
+        context = _bare(ssl.PROTOCOL_TLS_CLIENT, tls.certificate, tls.key, tls.ca)
+        context.sslsocket_class = _TellingSocket
+        return context
 
     return Identity(make, _files(tls.certificate, tls.key, tls.ca))
 
@@ -142,7 +144,6 @@ class Handshake:
 
     def wrap_socket(self, sock: socket.socket, **options: Any) -> ssl.SSLSocket:
         """As SSLContext.wrap_socket."""
-        self._context.sslsocket_class = _TellingSocket
         wrapped = cast(_TellingSocket, self._context.wrap_socket(sock, **options))
         wrapped.handshake = self
         return wrapped

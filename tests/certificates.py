@@ -28,7 +28,7 @@ class Certificate:
 
 
 class Authority:
-    """Issues certificates (P-256) that hold for client and server."""
+    """Issues certificates (RSA of 2048 bits, as dcmtk 3.6.7 needs them for TLS 1.2) that hold for client and server."""
 
     def __init__(self, folder: Path, name: str = "Test CA", days: int = 90) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ class Authority:
 
 
 def _new_key(path: Path) -> None:
-    _openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", path)
+    _openssl("genrsa", "-out", path, 2048)
     path.chmod(0o600)
 
 

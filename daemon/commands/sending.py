@@ -11,6 +11,7 @@ from anomalyd.ids import AETitle, ae_title
 
 if TYPE_CHECKING:
     from anomalyd.daemon.send import Answer
+    from anomalyd.daemon.tls_settings import PeerTls
 
 EXIT_FAILED = 1
 LEAST_PORT, GREATEST_PORT = 1, 65535
@@ -33,10 +34,13 @@ def send(
     associations: Annotated[
         int | None, typer.Option(min=1, max=64, help="So many at once; else one for each series, one by one.")
     ] = None,
+    tls: Annotated[bool, typer.Option("--tls", help="DICOM TLS, with the files of daemon.tls.")] = False,
+    certificate_name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name in the receiver's certificate; else HOST.")
+    ] = None,
     config: ConfigOption = None,
 ) -> None:
     """Send a folder as a scanner would; exit 1 if any file was not stored."""
-    del config  # every command takes it; sending needs none
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -46,7 +50,8 @@ def send(
     quiet_console()
     console = Console(stderr=True)
     host, port = _address(to)
-    receiver = Receiver(host, port, _title(called_aet), _title(calling_aet))
+    secured = _tls(config, certificate_name) if tls else None
+    receiver = Receiver(host, port, _title(called_aet), _title(calling_aet), secured)
     files, left_out = find_files(folder)
     columns = (TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
@@ -59,6 +64,23 @@ def send(
     _summary(answers)
     if not files or not all(answer.is_stored for answer in answers):
         raise typer.Exit(EXIT_FAILED)
+
+
+def _tls(config: Path | None, certificate_name: str | None) -> "PeerTls":
+    """What the configuration has for connections that we open."""
+    from pydantic import ValidationError
+
+    from anomalyd.daemon.settings import load_settings
+    from anomalyd.daemon.tls_settings import PeerTls
+    from anomalyd.errors import ConfigError
+
+    own = load_settings(config).daemon.tls
+    if own is None:
+        raise ConfigError("--tls: the configuration has no daemon.tls, whose certificate, key and ca it needs")
+    try:
+        return PeerTls(certificate=own.certificate, key=own.key, ca=own.ca, certificate_name=certificate_name)
+    except ValidationError:
+        raise typer.BadParameter(f"{certificate_name!r}: a host name or an address is expected") from None
 
 
 def _title(text: str) -> AETitle:

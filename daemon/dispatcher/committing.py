@@ -12,7 +12,7 @@ from pynetdicom.events import Event
 
 from anomalyd.daemon import commitment_messages as messages
 from anomalyd.daemon.commitment_messages import Report, Request
-from anomalyd.daemon.dispatcher.delivery import Verdict, associate, why_no_association
+from anomalyd.daemon.dispatcher.delivery import CannotCall, Verdict, associate, why_no_association
 from anomalyd.daemon.scu import Watched
 from anomalyd.daemon.settings import Destination
 from anomalyd.ids import AETitle
@@ -87,8 +87,8 @@ def ask(
     incoming = _Incoming(on_report)
     try:
         association = associate(of, calling, [messages.context()], handlers=[(evt.EVT_N_EVENT_REPORT, incoming.keep)])
-    except OSError as exc:
-        return _all(requests, Refusal(f"the name {of.host} cannot be resolved: {exc.strerror}"))
+    except CannotCall as exc:
+        return _all(requests, Refusal(str(exc)))
     if not association.is_established:
         if association.rejected_contexts and not association.accepted_contexts:
             where = f"{of.ae_title} at {of.host}:{of.port}"
@@ -117,7 +117,7 @@ def offers_commitment(of: Destination, calling: AETitle) -> bool:
     """Whether it takes the presentation context; nothing is asked."""
     try:
         association = associate(of, calling, [messages.context()])
-    except OSError:
+    except CannotCall:
         return False
     offers = association.is_established
     if offers:
@@ -145,8 +145,8 @@ def tell(report: Report, to: Destination, calling: AETitle) -> str | None:
     role = build_role(messages.PUSH_MODEL, scu_role=False, scp_role=True)
     try:
         association = associate(to, calling, [messages.context()], roles=[role])
-    except OSError as exc:
-        return f"the name {to.host} cannot be resolved: {exc.strerror}"
+    except CannotCall as exc:
+        return str(exc)
     if not association.is_established:
         return why_no_association(association, to).text
     event_type, ds = messages.report_data_set(report)

@@ -25,6 +25,7 @@ from pynetdicom.presentation import PresentationContext, build_context
 from anomalyd.daemon import scu
 from anomalyd.daemon.dispatcher.implicit_vr import implicit_vr
 from anomalyd.daemon.settings import Destination
+from anomalyd.errors import ConfigError, Transient
 from anomalyd.ids import AETitle, InstanceUID
 from anomalyd.storage.crash import crash_point
 
@@ -85,6 +86,10 @@ class Parcel:
 
 
 Report = Callable[[Parcel, Outcome], None]
+
+
+class CannotCall(Transient):
+    """Nothing was sent to a peer: its name is unknown, or our certificates cannot be used just now."""
 
 
 def send(
@@ -153,8 +158,8 @@ class _Lane:
             return None
         try:
             association = associate(self._to, self._calling, self._contexts)
-        except OSError as exc:
-            return Outcome(Verdict.RETRY, f"the name {self._to.host} cannot be resolved: {exc.strerror}")
+        except CannotCall as exc:
+            return Outcome(Verdict.RETRY, str(exc))
         self.failure = None if association.is_established else why_no_association(association, self._to)
         self._association = association if association.is_established else None
         return self.failure
@@ -263,11 +268,17 @@ def associate(
     handlers: Sequence[evt.EventHandlerType] = (),
     roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
 ) -> Association:
-    """An association with the destination's own limits, established or not; raises OSError for an unknown name.
+    """An association with the destination's own limits, established or not; raises CannotCall.
 
     handlers: of what the peer asks for on it. roles: those proposed.
     """
-    address = socket.getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM)[0][4][0]
+    try:
+        address = socket.getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM)[0][4][0]
+        tls_arguments = scu.tls_arguments(to.tls, to.host)
+    except OSError as exc:
+        raise CannotCall(f"the name {to.host} cannot be resolved: {exc.strerror}") from exc
+    except ConfigError as exc:
+        raise CannotCall(str(exc)) from exc
     entity = AE(to.calling_ae_title or calling)
     entity.connection_timeout = to.connect_timeout
     entity.acse_timeout = to.acse_timeout
@@ -279,8 +290,9 @@ def associate(
         *handlers,
     ]
     return entity.associate(
-        str(address), to.port, contexts, to.ae_title, evt_handlers=bound, ext_neg=list(roles) or None
-    )
+        str(address), to.port, contexts, to.ae_title, evt_handlers=bound, ext_neg=list(roles) or None,
+        tls_args=tls_arguments,
+    )  # fmt: skip
 
 
 def _contexts_for(parcels: Sequence[Parcel]) -> list[PresentationContext]:
@@ -329,6 +341,8 @@ def why_no_association(association: Association, to: Destination) -> Outcome:
     if answer is not None:
         verdict = Verdict.RETRY if answer.result == REJECTED_TRANSIENT else Verdict.REFUSED
         return Outcome(verdict, f"{where} rejects the association: {answer.result_str}, {answer.reason_str}")
+    if fault := scu.tls_fault(association):
+        return Outcome(Verdict.RETRY, f"no TLS with {where}: {fault}")
     if association.rejected_contexts and not association.accepted_contexts:
         return Outcome(Verdict.REFUSED, f"{where} takes none of the objects (every presentation context rejected)")
     if association.is_aborted:

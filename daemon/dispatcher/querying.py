@@ -12,7 +12,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at impo
     StudyRootQueryRetrieveInformationModelFind,
 )
 
-from anomalyd.daemon.dispatcher.delivery import Verdict, associate, why_no_association
+from anomalyd.daemon.dispatcher.delivery import CannotCall, Verdict, associate, why_no_association
 from anomalyd.daemon.scu import Watched
 from anomalyd.daemon.settings import Destination
 from anomalyd.errors import Transient
@@ -86,8 +86,8 @@ def asking(of: Destination, calling: AETitle, watched: Watched | None = None) ->
     where = f"{of.ae_title} at {of.host}:{of.port}"
     try:
         association = associate(of, calling, [build_context(StudyRootQueryRetrieveInformationModelFind)])
-    except OSError as exc:
-        raise NotAnswered(f"the name {of.host} cannot be resolved: {exc.strerror}") from exc
+    except CannotCall as exc:
+        raise NotAnswered(str(exc)) from exc
     if not association.is_established:
         if association.rejected_contexts and not association.accepted_contexts:
             raise NotAnswered(f"{where} takes no queries (presentation context rejected)", for_good=True)

@@ -59,7 +59,7 @@ class Reporting:
             failed = {reference: reason for reference, reason in outcomes.items() if reason is not None}
             to = Destination(
                 name="sender", ae_title=row.calling_ae, host=address.host, port=address.port,
-                calling_ae_title=row.called_ae or None,
+                calling_ae_title=row.called_ae or None, tls=address.tls,
             )  # fmt: skip
             error = tell(Report(row.transaction_uid, committed, failed), to, self._daemon.ae_title)
         if error is None:
