@@ -29,3 +29,9 @@ def bundles_in_force(settings: PipelineSettings) -> Mapping[Contrast, Model]:
             )
         found[model.contrast] = model
     return found
+
+
+def facts_in_force(bundles: Mapping[Contrast, Model], settings: PipelineSettings) -> dict[str, object]:
+    """What a role that makes or does jobs says of itself in the audit when it starts."""
+    digests = {contrast.value: model.digest for contrast, model in bundles.items()}
+    return {"bundles": digests, "settings": settings.analysis.digest}

@@ -16,6 +16,7 @@ from anomalyd.daemon.commands import (
     explain,
     offline,
     queue,
+    reanalyse,
     received,
     roles,
     sending,
@@ -59,7 +60,7 @@ def _top(
     context.obj = config
 
 
-for commands in (roles, offline, sending, check, status, watch, explain, queue, audit, received, training):
+for commands in (roles, offline, sending, check, status, watch, explain, queue, reanalyse, audit, received, training):
     commands.register(app)
 
 

@@ -118,7 +118,15 @@ def _refused(told: _Told) -> str:
 
 
 def _queued(told: _Told) -> str:
-    return f"{told.job} queued"
+    withdraws = told.detail.get("withdraws")
+    return f"{told.job} queued" + (f": {_note(withdraws)}, replaced by job {withdraws['by_job']}" if withdraws else "")
+
+
+def _note(withdraws: Mapping[str, Any]) -> str:
+    return (
+        f"a rejection note for the {withdraws['objects']} results of job {withdraws['job']} "
+        f"at {withdraws['destination']}"
+    )
 
 
 def _started(told: _Told) -> str:
@@ -131,6 +139,8 @@ def _finished(told: _Told) -> str:
     if lesions == 1:
         found = "1 candidate region found"
     took = f"{_seconds(told['seconds'])} (waited {_seconds(told['waited_s'])})"
+    if withdraws := told.detail.get("withdraws"):
+        return f"{told.job} finished after {took}: made {_note(withdraws)}"
     return f"{told.job} finished after {took}: {found}; made {told.made}{_follows(told)}"
 
 
@@ -162,7 +172,8 @@ def _requeued(told: _Told) -> str:
 def _superseded(told: _Told) -> str:
     dropped = told.detail.get("deliveries_dropped") or 0
     more = f"; {dropped} unsent results dropped" if dropped else ""
-    return f"{told.job} superseded by job {told['by_job']}, which has other images{more}"
+    differs = " and ".join(told.detail.get("differs") or ("other images",))
+    return f"{told.job} superseded by job {told['by_job']}, which has {differs}{more}"
 
 
 def _cancelled(told: _Told) -> str:

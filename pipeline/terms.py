@@ -45,6 +45,8 @@ class ResultKind(StrEnum):
     """Made in place of all others, of a scan that the bundle cannot judge."""
     INELIGIBLE = "ineligible"
     """The only one of a series that was not chosen for analysis; where a destination asks for it."""
+    REJECTION_NOTE = "rejection_note"
+    """Withdraws the results that a newer answer has taken the place of; where a destination asks for it."""
 
 
 DEFAULT_KINDS: Final = (

@@ -1,8 +1,10 @@
-"""Making jobs: one per key, whoever makes it, however often; a newer set of images supersedes the older jobs.
+"""Making jobs: one per key, whoever makes it, however often; of a series the newest one supersedes the others.
 
-Superseding (DESIGN 4, promise 4): an unfinished job becomes `superseded` and loses its lease; a finished one keeps its
-state, points to the newer job, and what was not yet sent of it is not sent any more. If the older set is chosen again
-(the later image was purged), its job comes back: queued if it never finished, else as it was, its deliveries due again.
+Superseding (DESIGN 4, promise 4): a job with other images, another bundle or other settings takes the place of those
+before it, so that a series has one answer at a time. An unfinished one becomes `superseded` and loses its lease; a
+finished one keeps its state, points to the newer job, and what was not yet sent of it is not sent any more. If the same
+is chosen again (the later image was purged, the bundle was put back), its job comes back: queued if it never finished,
+else as it was, its deliveries due again.
 """
 
 from collections.abc import Sequence
@@ -18,6 +20,7 @@ from anomalyd.storage.audit_events import AuditEvent, AuditKind
 from anomalyd.storage.crash import crash_point
 from anomalyd.storage.engine import Store
 from anomalyd.storage.jobs import PURGED, Job, NewJob, as_job, job_by_id
+from anomalyd.storage.predecessors import differences
 from anomalyd.storage.studies import pseudonym
 from anomalyd.storage.tables import DeliveryState, JobState, SeriesState
 
@@ -34,7 +37,7 @@ class SeriesChanged(Transient):
 
 
 def enqueue(store: Store, new: NewJob) -> Job:
-    """The one job of this key, made if it is not there; older sets superseded, series queued, audit: one transaction.
+    """The one job of this key, made if it is not there; others superseded, series queued, audit: one transaction.
 
     Raises SeriesChanged if the series is not closed any more, or not as it was when the choice was made.
     """
@@ -42,7 +45,7 @@ def enqueue(store: Store, new: NewJob) -> Job:
     with store.write() as connection:
         series_id = _take_series(connection, new)
         existing = _by_key(connection, series_id, new)
-        job_id = existing.id if existing else _insert(connection, series_id, new, now)
+        job_id = existing.id if existing else insert_job(connection, series_id, new, now)
         connection.execute(
             update(t.Series).where(t.Series.id == series_id).values(state=SeriesState.QUEUED, reason=None)
         )
@@ -54,9 +57,10 @@ def enqueue(store: Store, new: NewJob) -> Job:
             )
         elif existing.superseded_by is not None or _was_purged(existing):
             _bring_back(connection, existing, new, now)
-        _supersede_older(connection, series_id, new, job_id, now)
+        job = job_by_id(connection, job_id)
+        _supersede_others(connection, series_id, new, job, now)
         crash_point("enqueue.before_commit")
-        return job_by_id(connection, job_id)
+        return job
 
 
 def _take_series(connection: Connection, new: NewJob) -> int:
@@ -82,7 +86,8 @@ def _by_key(connection: Connection, series_id: int, new: NewJob) -> Job | None:
     return as_job(row) if row else None
 
 
-def _insert(connection: Connection, series_id: int, new: NewJob, now: datetime) -> int:
+def insert_job(connection: Connection, series_id: int, new: NewJob, now: datetime) -> int:
+    """The row of a queued job, in the caller's transaction; gives its number."""
     values = {
         "series_id": series_id,
         "study_uid": new.study_uid,
@@ -127,22 +132,23 @@ def _bring_back(connection: Connection, old: Job, new: NewJob, now: datetime) ->
     append(connection, _event(connection, new, old.id, AuditKind.REQUEUED, now=now, detail=detail))
 
 
-def _supersede_older(connection: Connection, series_id: int, new: NewJob, job_id: int, now: datetime) -> None:
-    older = select(t.Job).where(
+def _supersede_others(connection: Connection, series_id: int, new: NewJob, job: Job, now: datetime) -> None:
+    others = select(t.Job).where(
         t.Job.series_id == series_id,
-        t.Job.kind == new.kind,
-        t.Job.instance_set != new.instance_set,
+        t.Job.kind == job.kind,
+        t.Job.id != job.id,
         t.Job.superseded_by.is_(None),
         t.Job.state != JobState.CANCELLED,
     )
-    for row in connection.execute(older.order_by(t.Job.id)).mappings().all():
+    for row in connection.execute(others.order_by(t.Job.id)).mappings().all():
         old = as_job(row)
-        values: dict[str, Any] = {"superseded_by": job_id}
+        values: dict[str, Any] = {"superseded_by": job.id}
         if old.state in _UNFINISHED:
             values |= {"state": JobState.SUPERSEDED, "worker": None, "lease_until": None, "finished_at": now}
         connection.execute(update(t.Job).where(t.Job.id == old.id).values(**values))
         unsent = _close_unsent(connection, old.id)
-        detail = {"by_job": job_id, "was": old.state, "deliveries_dropped": unsent}
+        differs = list(differences(old, job))
+        detail = {"by_job": job.id, "was": old.state, "differs": differs, "deliveries_dropped": unsent}
         append(connection, _event(connection, new, old.id, AuditKind.SUPERSEDED, now=now, detail=detail))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, select
@@ -15,10 +15,19 @@ from anomalyd.storage.engine import Store
 from anomalyd.storage.tables import JobState
 
 JobInstances = tuple[tuple[InstanceUID, tuple[int, ...] | None], ...]
-"""Images of the analysed volume, in slice order: SOP Instance UID and 1-based frames (None: a classic image)."""
+"""Images of the analysed volume, in slice order: SOP Instance UID and 1-based frames (None: a classic image). Of a
+rejection note the result objects that it lists."""
 
 PURGED = "purged"
 """Reason of a job that a purge has cancelled."""
+
+
+class JobKind(StrEnum):
+    """What a job does; a part of its key."""
+
+    ANALYSE = "analyse"
+    REJECTION_NOTE = "rejection_note"
+    """Builds the note that withdraws the results of a superseded analysis (withdrawing.py)."""
 
 
 class Priority(IntEnum):
@@ -27,6 +36,7 @@ class Priority(IntEnum):
     LIVE = 0
     REPLAYED = 1
     BATCH = 2
+    """Asked for by hand, of series that may have come long ago: results are sent however old they are."""
 
 
 class NoSuchJob(AnomalydError):
@@ -54,7 +64,7 @@ class NewJob:
     settings: Digest
     contrast: str
     arrivals: int | None = None
-    kind: str = "analyse"
+    kind: JobKind = JobKind.ANALYSE
     warnings: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     priority: Priority = Priority.LIVE
@@ -62,13 +72,13 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One analysis as it stood when it was read."""
+    """One analysis, or the making of one rejection note, as it stood when it was read."""
 
     id: int
     series_id: int
     study_uid: StudyUID
     series_uid: SeriesUID
-    kind: str
+    kind: JobKind
     instance_set: Digest
     instances: JobInstances
     bundle: Digest
@@ -149,5 +159,5 @@ def job_by_id(connection: Connection, job_id: int) -> Job:
 def as_job(row: RowMapping) -> Job:
     """A row of the table as a value."""
     instances = tuple((InstanceUID(uid), None if frames is None else tuple(frames)) for uid, frames in row["instances"])
-    facts = {**row, "instances": instances, "warnings": tuple(row["warnings"]), "priority": Priority(row["priority"])}
-    return Job(**facts)
+    named = {"kind": JobKind(row["kind"]), "priority": Priority(row["priority"])}
+    return Job(**{**row, "instances": instances, "warnings": tuple(row["warnings"]), **named})

@@ -61,5 +61,9 @@ def predecessor_of(store: Store, job: Job, kind: str) -> Predecessor | None:
             return None
         old = as_job(row)
         found = connection.execute(document).first()
-    differs = tuple(words for part, words in _PARTS.items() if getattr(old, part) != getattr(job, part))
-    return Predecessor(old.id, old.bundle_id, differs, Document(*found) if found else None)
+    return Predecessor(old.id, old.bundle_id, differences(old, job), Document(*found) if found else None)
+
+
+def differences(old: Job, new: Job) -> tuple[str, ...]:
+    """In what the keys of two jobs of one series differ, in words."""
+    return tuple(words for part, words in _PARTS.items() if getattr(old, part) != getattr(new, part))

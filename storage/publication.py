@@ -19,7 +19,7 @@ from anomalyd.storage.jobs import Job, job_by_id
 from anomalyd.storage.objects import StoredResult
 from anomalyd.storage.tables import DeliveryState
 
-_REPORTED = ("score", "score_percentile", "threshold", "timings_s")
+_REPORTED = ("score", "score_percentile", "threshold", "timings_s", "withdraws")
 """Keys of the report that the audit row repeats; and how many lesions and warnings."""
 
 

@@ -48,6 +48,8 @@ def prepare(engine: Engine, root: Path, key: bytes, now: datetime) -> AuditHead:
         connection = bare.execution_options(**{WRITES: True, DURABLE: True})
         with connection.begin():
             Commitment.metadata.create_all(connection)
+            for index in (index for table in Commitment.metadata.tables.values() for index in table.indexes):
+                index.create(connection, checkfirst=True)  # of a table that an earlier snapshot made
             facts = {row.key: row.value for row in connection.execute(select(t.Meta.key, t.Meta.value))}
             is_new = not facts
             if is_new:

@@ -202,7 +202,7 @@ class Instance(Base):
 
 
 class Job(Base):
-    """One analysis of one exact set of instances by one bundle (DESIGN 4, promise 4)."""
+    """One analysis of one exact set of instances by one bundle (DESIGN 4, promise 4); or what else is queued for it."""
 
     __tablename__ = "job"
     __table_args__ = (
@@ -214,6 +214,7 @@ class Job(Base):
         CheckConstraint("state <> 'leased' OR token > 0", name="a_leased_job_holds_a_token"),
         CheckConstraint("state <> 'superseded' OR superseded_by IS NOT NULL", name="superseded_by_some_job"),
         Index("jobs_to_claim", "state", "priority", "created_at"),
+        Index("superseded_jobs", "superseded_by", sqlite_where=text("superseded_by IS NOT NULL")),
     )
     id: Mapped[int] = mapped_column(primary_key=True)
     series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)
@@ -243,6 +244,18 @@ class Job(Base):
     reason: Mapped[str | None] = mapped_column(Text)
     report: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     superseded_by: Mapped[int | None] = mapped_column(ForeignKey("job.id"))
+
+
+class Withdrawal(Base):
+    """What a rejection note is for: the results of one job at one destination, whose place another job has taken."""
+
+    __tablename__ = "withdrawal"
+    __table_args__ = (UniqueConstraint("withdrawn_id", "destination", name="withdrawn_once_per_destination"),)
+    note_id: Mapped[int] = mapped_column(ForeignKey("job.id"), primary_key=True)
+    """The job that makes the note."""
+    withdrawn_id: Mapped[int] = mapped_column(ForeignKey("job.id"))
+    by_id: Mapped[int] = mapped_column(ForeignKey("job.id"))
+    destination: Mapped[str] = mapped_column(String(64))
 
 
 class Result(Base):

@@ -14,7 +14,14 @@ from anomalyd.ids import Digest
 from anomalyd.pipeline.finding import Contrast, Finding, Lesion, Model, Sign
 from anomalyd.pipeline.part10 import open_part10, read_header
 from anomalyd.pipeline.read import read_folder, read_volume
-from anomalyd.pipeline.results.objects import NoticeContext, ResultContext, ResultKind, ResultObject
+from anomalyd.pipeline.results.objects import (
+    NoticeContext,
+    Rejected,
+    RejectionContext,
+    ResultContext,
+    ResultKind,
+    ResultObject,
+)
 from anomalyd.pipeline.selection import VolumeChoice, choose
 from anomalyd.pipeline.settings import PipelineSettings
 from anomalyd.pipeline.volume import BoolMap, FloatMap, Grid, Volume
@@ -125,6 +132,14 @@ def notice_context_of(series: WrittenSeries, reason: str, model: Model | None = 
     """All that a notice is made of, for a written series that was not judged; model None: that was not even chosen."""
     context = context_of(series, ())
     return NoticeContext(context.headers, model, reason, context.job_time, context.instance_set, context.settings)
+
+
+def rejection_context_of(context: ResultContext, results: Sequence[ResultObject]) -> RejectionContext:
+    """All that the note is made of that withdraws these results."""
+    rejected = [Rejected(one.sop_class_uid, one.sop_instance_uid, one.series_uid) for one in results]
+    return RejectionContext(
+        context.headers[0], rejected, context.model, context.job_time, Digest("d" * 64), context.settings
+    )
 
 
 def difference_context(writer: PhantomWriter, folder: Path, lesion_at: PointLPS, radius_mm: float) -> ResultContext:

@@ -6,15 +6,13 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from anomalyd.daemon.commands.opened import opened
-from anomalyd.daemon.commands.options import ConfigOption, JsonOption
+from anomalyd.daemon.commands.options import ConfigOption, JsonOption, moment
 from anomalyd.daemon.commands.render import console, local, table
-from anomalyd.ids import duration_s
 
 if TYPE_CHECKING:
     from anomalyd.storage.audit import AuditFilter, AuditRow
@@ -22,20 +20,6 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 app = typer.Typer(invoke_without_command=True, help="What happened: by patient, study, series, order, event, time.")
-
-
-def _moment(text: str | None) -> datetime | None:
-    """A date, a date with time (local unless it says otherwise), or an age as "2 h"."""
-    if text is None:
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        try:
-            return datetime.now(UTC) - timedelta(seconds=duration_s(text))
-        except ValueError:
-            raise typer.BadParameter(f'{text!r}: 2026-01-31, "2026-01-31 14:05" or an age as "2 h"') from None
-    return found.astimezone(UTC)
 
 
 @app.callback()
@@ -67,7 +51,7 @@ def audit(
         raise typer.BadParameter(f"--event {event!r}: one of {', '.join(kinds)}")
     wanted = AuditFilter(
         patient_id=patient_id, accession=accession, study_uid=study, series_uid=series,
-        kind=AuditKind(event) if event else None, since=_moment(since), until=_moment(until),
+        kind=AuditKind(event) if event else None, since=moment(since), until=moment(until),
     )  # fmt: skip
     with opened(config) as (_, store):
         write = _write_json if as_json else _write_csv if as_csv else _write_table

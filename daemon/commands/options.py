@@ -1,9 +1,12 @@
 """Options that several commands share."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from anomalyd.ids import duration_s
 
 
 def _from_anywhere(context: typer.Context, value: Path | None) -> Path | None:
@@ -21,4 +24,20 @@ ConfigOption = Annotated[
         help="Configuration; else ./config.yaml, /etc/anomalyd/config.yaml, the packaged one.",
     ),
 ]
+
+
+def moment(text: str | None) -> datetime | None:
+    """A date, a date with time (local unless it says otherwise), or an age as "2 h"; raises BadParameter."""
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        try:
+            return datetime.now(UTC) - timedelta(seconds=duration_s(text))
+        except ValueError:
+            raise typer.BadParameter(f'{text!r}: 2026-01-31, "2026-01-31 14:05" or an age as "2 h"') from None
+    return found.astimezone(UTC)
+
+
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]

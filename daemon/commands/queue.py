@@ -38,13 +38,15 @@ def jobs(
     if as_json:
         write_json([_facts(job) for job in found])
         return
-    shown = table("Jobs", "#job", "state", "stage", "contrast", "bundle", "#tries", "made", "took", "series", "why")
+    shown = table(
+        "Jobs", "#job", "kind", "state", "stage", "contrast", "bundle", "#tries", "made", "took", "series", "why"
+    )
     for job in found:
         took = age(job.started_at, job.finished_at) if job.started_at and job.finished_at else ""
         stage = job.stage or "" if job.state is JobState.LEASED else ""
         shown.add_row(
-            str(job.id), job.state, stage, job.contrast, job.bundle_id, str(job.attempts), local(job.created_at), took,
-            job.series_uid, job.reason or "",
+            str(job.id), job.kind, job.state, stage, job.contrast, job.bundle_id, str(job.attempts),
+            local(job.created_at), took, job.series_uid, job.reason or "",
         )  # fmt: skip
     console().print(shown if found else "no jobs")
 
@@ -82,11 +84,16 @@ def retry(job: JobArgument, config: ConfigOption = None) -> None:
 def _deliver(store: "Store", job: "Job", daemon: "DaemonSettings") -> int:
     """Deliveries for a finished job that has none, by the configuration as it is now."""
     from anomalyd.daemon.routing import destinations_for
+    from anomalyd.storage.jobs import JobKind
     from anomalyd.storage.publication import deliver_kept
     from anomalyd.storage.series import series_row
+    from anomalyd.storage.withdrawing import withdrawal_of
 
     series = series_row(store, job.study_uid, job.series_uid)
-    kinds = {to.name: to.send for to in destinations_for(daemon, series.calling_ae if series else None)}
+    found = destinations_for(daemon, series.calling_ae if series else None)
+    if job.kind is JobKind.REJECTION_NOTE:  # it lists what lies at one of them
+        found = tuple(to for to in daemon.destinations if to.name == withdrawal_of(store, job).destination)
+    kinds = {to.name: to.send for to in found}
     return deliver_kept(store, job.id, tuple(kinds), wants=lambda name, kind: kind in kinds[name])
 
 

@@ -30,7 +30,7 @@ BATCH = 500
 """Deliveries taken at once: a few large series."""
 GROUP_S = 0.2
 """Outcomes of so long are written in one transaction."""
-KIND_RANK = {"heatmap": 0, "summary": 0, "sr": 2}  # RESULTS 0: pictures, SEG, then what refers to them
+KIND_RANK = {"heatmap": 0, "summary": 0, "sr": 2, "rejection_note": 2}  # pictures, SEG, then what refers to others
 OTHER_RANK = 1
 RESPONSE = "response"
 """Without `confirm` an answer 0x0000 to each object is the proof (DESIGN 4.9)."""

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import structlog
 
-from anomalyd.daemon.bundles import bundles_in_force
+from anomalyd.daemon.bundles import bundles_in_force, facts_in_force
 from anomalyd.daemon.dispatcher.closing import Closing
 from anomalyd.daemon.dispatcher.confirming import Confirmer, patience_of
 from anomalyd.daemon.dispatcher.headers import Headers
@@ -23,14 +23,16 @@ from anomalyd.daemon.settings import Settings
 from anomalyd.daemon.wake import Role, Waiter, notify
 from anomalyd.pipeline import rules
 from anomalyd.pipeline.finding import Contrast, Model
+from anomalyd.pipeline.terms import ResultKind
 from anomalyd.storage import confirmations, deliveries
 from anomalyd.storage.alarms import AlarmKind, NewAlarm, raise_alarm
 from anomalyd.storage.clock_steps import ahead_of_clock, move_back
 from anomalyd.storage.engine import Store, open_store
+from anomalyd.storage.withdrawing import enqueue_notes
 
 EXIT_OK = 0
 CLOSING_S = DELIVERY_S = 1.0
-LEASES_S = 5.0
+LEASES_S = WITHDRAWING_S = 5.0
 DISK_S = 30.0
 CHECKPOINT_S = 300.0
 RETENTION_S = 3600.0
@@ -50,7 +52,7 @@ def run_dispatcher(settings: Settings, stop: threading.Event) -> int:
     """Runs until `stop` is set; 0. Raises ConfigError for what only the administrator can mend."""
     bundles = bundles_in_force(settings.pipeline)
     store = open_store(settings.storage)
-    facts = {"bundles": {contrast.value: model.digest for contrast, model in bundles.items()}}
+    facts = facts_in_force(bundles, settings.pipeline)
     try:
         with (
             Lifecycle(store, Role.DISPATCHER, settings, facts) as life,
@@ -76,6 +78,7 @@ class Dispatcher:
         self._couriers = {
             to.name: Courier(store, to, daemon, self._confirmers[to.name].kick) for to in daemon.destinations
         }
+        self._take_notes = tuple(to.name for to in daemon.destinations if ResultKind.REJECTION_NOTE in to.send)
         self._patience = patience_of(daemon)
         self._reporting = Reporting(store, daemon)
         self._back_off = back_off_of(daemon)
@@ -130,6 +133,7 @@ class Dispatcher:
             Sweep("closing", CLOSING_S, self._close_and_select),
             Sweep("delivery", DELIVERY_S, self._deliver),
             Sweep("reports", DELIVERY_S, self._reporting.sweep),
+            Sweep("withdrawing", WITHDRAWING_S, self._withdraw),
             Sweep("leases", LEASES_S, lambda: self._reap(attempts)),
             Sweep("disk", DISK_S, DiskWatch(self._store, storage).sweep),
             Sweep("checkpoint", CHECKPOINT_S, self._checkpoint),
@@ -155,6 +159,10 @@ class Dispatcher:
                 confirmer.kick()
             else:
                 self._leave_unconfirmed(name)
+
+    def _withdraw(self) -> None:
+        if enqueue_notes(self._store, self._take_notes):
+            notify(self._store.root, Role.WORKER)
 
     def _leave_unconfirmed(self, name: str) -> None:
         """Sent to a destination that is not in the configuration any more: waited for, then told by an alarm."""

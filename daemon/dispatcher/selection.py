@@ -19,7 +19,7 @@ from anomalyd.pipeline.settings import PipelineSettings
 from anomalyd.storage import queue
 from anomalyd.storage.alarms import AlarmKind, NewAlarm, raise_alarm
 from anomalyd.storage.engine import Store
-from anomalyd.storage.jobs import Job, NewJob
+from anomalyd.storage.jobs import Job, JobKind, NewJob, Priority
 from anomalyd.storage.queue import SeriesChanged
 from anomalyd.storage.series import SeriesRow, refuse_series, series_in, series_row
 from anomalyd.storage.tables import JobState, SeriesState
@@ -46,8 +46,20 @@ class Selection:
 
         Called once at start: an upgrade or a changed configuration must not leave jobs that no worker can do.
         """
-        outdated = [job for job in queue.jobs(self._store, JobState.QUEUED) if not self._is_in_force(job)]
+        queued = [job for job in queue.jobs(self._store, JobState.QUEUED) if job.kind is JobKind.ANALYSE]
+        outdated = [job for job in queued if not self._is_in_force(job)]
         return sum(self._renewed(job) for job in outdated)
+
+    def analyse_again(self, row: SeriesRow) -> Job | Reason:
+        """A job of priority BATCH under what is in force, or why there can be none: the series stays as it is then.
+
+        Raises SeriesChanged.
+        """
+        parsed = self._headers.of(row)
+        if not parsed.headers:
+            return _unreadable(parsed)
+        answer = choose(assemble(parsed.headers), self._settings, frozenset(self._bundles), row.calling_ae)
+        return answer.reason or self._enqueue(row, parsed, answer, Priority.BATCH)
 
     def _renewed(self, job: Job) -> bool:
         row = series_row(self._store, job.study_uid, job.series_uid)
@@ -55,7 +67,7 @@ class Selection:
             return False
         log.info("job.outdated", job_id=job.id, series_uid=job.series_uid, bundle=job.bundle)
         queue.cancel_job(self._store, job.id, by="its bundle or settings are not in force any more")
-        is_made = self._decided(row)
+        is_made = self._decided(row, job.priority)
         for same in queue.jobs_of_series(self._store, job.study_uid, job.series_uid):
             if same.state is JobState.CANCELLED and self._is_in_force(same):  # settings were changed there and back
                 queue.retry_job(self._store, same.id)
@@ -65,10 +77,10 @@ class Selection:
         bundles = {model.digest for model in self._bundles.values()}
         return job.bundle in bundles and job.settings == self._settings_digest
 
-    def _decided(self, row: SeriesRow) -> bool:
+    def _decided(self, row: SeriesRow, priority: Priority = Priority.LIVE) -> bool:
         """True when a job stands for the series now; no series can hold up the others."""
         try:
-            return self._decide(row)
+            return self._decide(row, priority)
         except SeriesChanged:
             return False
         except DBAPIError:  # the database's own trouble is not the series' fault: the next sweep tries again
@@ -78,7 +90,7 @@ class Selection:
             self._give_up(row, type(exc).__name__)
             return False
 
-    def _decide(self, row: SeriesRow) -> bool:
+    def _decide(self, row: SeriesRow, priority: Priority) -> bool:
         parsed = self._headers.of(row)
         if not parsed.headers:
             self._refuse(row, _unreadable(parsed))
@@ -87,10 +99,10 @@ class Selection:
         if answer.reason is not None:
             self._refuse(row, answer.reason)
             return False
-        self._enqueue(row, parsed, answer)
+        self._enqueue(row, parsed, answer, priority)
         return True
 
-    def _enqueue(self, row: SeriesRow, parsed: ParsedSeries, answer: Eligibility) -> None:
+    def _enqueue(self, row: SeriesRow, parsed: ParsedSeries, answer: Eligibility, priority: Priority) -> Job:
         if answer.contrast is None or answer.volume is None:
             raise ValueError("an eligible series has a contrast and a volume")
         bundle = self._bundles[answer.contrast]
@@ -109,10 +121,12 @@ class Selection:
                 arrivals=row.arrivals,
                 warnings=answer.warnings,
                 left_out=answer.left_out + left_out,
+                priority=priority,
             ),
         )
         self._headers.forget(row)
         log.info("job.queued", job_id=job.id, series_uid=row.series_uid, contrast=job.contrast, bundle=job.bundle_id)
+        return job
 
     def _refuse(self, row: SeriesRow, reason: Reason) -> None:
         if refuse_series(self._store, row, asdict(reason)):

@@ -12,6 +12,7 @@ from anomalyd.daemon.routing import kinds_to_make
 from anomalyd.daemon.settings import Settings
 from anomalyd.daemon.worker.canary import SEED_TEXT, canary_of
 from anomalyd.daemon.worker.messages import Analysed, Ready, WithheldScan
+from anomalyd.daemon.worker.withdrawing import withdraw
 from anomalyd.daemon.worker.writing import written
 from anomalyd.errors import Broken, Refused, Withheld
 from anomalyd.ids import AETitle, InstanceUID
@@ -31,7 +32,7 @@ from anomalyd.pipeline.selection import VolumeChoice, choose, instance_set
 from anomalyd.pipeline.series import InstanceHeader, assemble, parse_instance
 from anomalyd.pipeline.volume import Volume
 from anomalyd.storage.engine import open_store
-from anomalyd.storage.jobs import Job
+from anomalyd.storage.jobs import Job, JobKind
 from anomalyd.storage.predecessors import predecessor_of
 from anomalyd.storage.series import InstanceRow, instances_of, open_instance, read_instance, series_row
 
@@ -75,6 +76,9 @@ class Analyst:
 
     def analyse(self, job: Job, on_stage: OnStage) -> Analysed | WithheldScan:
         """Results on disk, or why the scan is withheld. Raises Ineligible, Broken, and what a bug raises."""
+        if job.kind is JobKind.REJECTION_NOTE:
+            on_stage(Stage.RESULTS)
+            return withdraw(self._store, job)
         times = StageTimes()
 
         def begin(stage: Stage) -> None:

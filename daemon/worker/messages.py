@@ -52,12 +52,14 @@ class StageReached:
 class Analysed:
     """Child to parent: results lie on disk, to be published.
 
-    report: without patient data. follows: the answer that this one takes the place of.
+    report: without patient data. follows: the answer that this one takes the place of. destination: the only one that
+    gets them, of a rejection note; None: as the configuration says.
     """
 
     results: tuple[NewResult, ...]
     report: Mapping[str, Any]
     follows: Predecessor | None = None
+    destination: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from anomalyd.daemon.worker.messages import Analysed, Answer, Cancelled, Failed,
 from anomalyd.storage import queue
 from anomalyd.storage.alarms import AlarmKind, NewAlarm, raise_alarm
 from anomalyd.storage.engine import Store
+from anomalyd.storage.jobs import Job, Priority
 from anomalyd.storage.queue import Lease, LeaseLost
 from anomalyd.storage.series import SeriesRow, refuse_series, series_row
 from anomalyd.storage.tables import JobState, SeriesState
@@ -38,7 +39,11 @@ def publish(store: Store, lease: Lease, answer: Answer, daemon: DaemonSettings, 
 def _publish_results(store: Store, lease: Lease, answer: Analysed | WithheldScan, daemon: DaemonSettings) -> None:
     job = lease.job
     series = series_row(store, job.study_uid, job.series_uid)
-    found = _destinations(store, daemon, series) if series else ()
+    only = answer.destination if isinstance(answer, Analysed) else None
+    if only is not None:
+        found = tuple(to for to in daemon.destinations if to.name == only)
+    else:
+        found = _destinations(store, daemon, job, series) if series else ()
     kinds = {to.name: to.send for to in found}
     names = tuple(kinds)
     why = answer.text if isinstance(answer, WithheldScan) else None
@@ -60,8 +65,8 @@ def _publish_results(store: Store, lease: Lease, answer: Analysed | WithheldScan
     )
 
 
-def _destinations(store: Store, daemon: DaemonSettings, series: SeriesRow) -> tuple[Destination, ...]:
-    if is_too_old(daemon, series.last_at, store.clock()):
+def _destinations(store: Store, daemon: DaemonSettings, job: Job, series: SeriesRow) -> tuple[Destination, ...]:
+    if job.priority is not Priority.BATCH and is_too_old(daemon, series.last_at, store.clock()):
         log.warning("results.too_old", series_uid=series.series_uid, received_at=series.last_at.isoformat())
         return ()
     found = destinations_for(daemon, series.calling_ae)

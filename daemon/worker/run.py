@@ -4,7 +4,7 @@ import threading
 
 import structlog
 
-from anomalyd.daemon.bundles import bundles_in_force
+from anomalyd.daemon.bundles import bundles_in_force, facts_in_force
 from anomalyd.daemon.lifecycle import Lifecycle
 from anomalyd.daemon.settings import Settings
 from anomalyd.daemon.wake import Role, Waiter
@@ -25,7 +25,7 @@ def run_worker(settings: Settings, stop: threading.Event) -> int:
     """Runs until `stop` is set; 0, or 70 when no child comes up (and an alarm). Raises ConfigError."""
     bundles = bundles_in_force(settings.pipeline)
     store = open_store(settings.storage)
-    facts = {"bundles": {contrast.value: model.digest for contrast, model in bundles.items()}}
+    facts = facts_in_force(bundles, settings.pipeline)
     try:
         with Lifecycle(store, Role.WORKER, settings, facts) as life, Waiter(store.root, Role.WORKER) as waiter:
             worker = Worker(store, settings, lambda: _start_child(settings), life.alive)

@@ -9,6 +9,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import (
     UID,
     Comprehensive3DSRStorage,
+    KeyObjectSelectionDocumentStorage,
     MRImageStorage,
     ParametricMapStorage,
     SecondaryCaptureImageStorage,
@@ -20,7 +21,10 @@ from anomalyd.pipeline.finding import Finding, Model
 from anomalyd.pipeline.terms import ResultKind
 from anomalyd.pipeline.volume import Volume
 
-__all__ = ["SOP_CLASSES", "Earlier", "Made", "NoticeContext", "ResultContext", "ResultKind", "ResultObject"]
+__all__ = [
+    "SOP_CLASSES", "Earlier", "Made", "NoticeContext", "Rejected", "RejectionContext", "ResultContext", "ResultKind",
+    "ResultObject",
+]  # fmt: skip
 
 SOP_CLASSES: Final = {
     ResultKind.SEG: SegmentationStorage,
@@ -32,6 +36,7 @@ SOP_CLASSES: Final = {
     ResultKind.LABELMAP: UID("1.2.840.10008.5.1.4.1.1.66.7"),  # of 2024; pydicom 3.0 has no name for it
     ResultKind.NOT_ANALYSED: SecondaryCaptureImageStorage,
     ResultKind.INELIGIBLE: SecondaryCaptureImageStorage,
+    ResultKind.REJECTION_NOTE: KeyObjectSelectionDocumentStorage,
 }
 """What each kind is as a DICOM object (PS3.4 B.5)."""
 
@@ -84,6 +89,32 @@ class NoticeContext:
     headers: Sequence[Dataset]
     model: Model | None
     reason: str
+    job_time: datetime
+    instance_set: Digest
+    settings: Digest
+    device_serial: str = "anomalyd"
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """One result object that was sent, and is withdrawn."""
+
+    sop_class_uid: str
+    instance_uid: InstanceUID
+    series_uid: SeriesUID
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RejectionContext:
+    """All that a rejection note is made of (`Made`).
+
+    header: of any received object of the series. rejected: every object that the note withdraws, at least one.
+    model, settings: those of the withdrawn results. instance_set: digest of what is listed.
+    """
+
+    header: Dataset
+    rejected: Sequence[Rejected]
+    model: Model | None
     job_time: datetime
     instance_set: Digest
     settings: Digest

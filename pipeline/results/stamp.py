@@ -24,7 +24,8 @@ _SERIES_NUMBER_OFFSET = {
     ResultKind.PARAMETRIC_MAP: 6,
     ResultKind.LABELMAP: 7,
     ResultKind.NOT_ANALYSED: 8,
-    ResultKind.INELIGIBLE: 9,
+    ResultKind.REJECTION_NOTE: 9,
+    ResultKind.INELIGIBLE: 10,
 }
 _NUMBER_WITHOUT_SOURCE: Final = 90000
 _GREATEST_NUMBER = 2**31 - 1  # PS3.5 table 6.2-1, VR IS
@@ -32,6 +33,8 @@ _EQUIPMENT = (
     "Manufacturer", "ManufacturerModelName", "StationName", "DeviceSerialNumber", "SoftwareVersions",
     "InstitutionName", "InstitutionAddress", "InstitutionalDepartmentName",
 )  # fmt: skip
+
+_NOT_OF_A_DOCUMENT = ("BodyPartExamined", "PositionReferenceIndicator")
 
 
 def key_of(source: Origin, made: Made) -> ResultKey:
@@ -73,6 +76,13 @@ def stamp(target: Dataset, source: Origin, made: Made) -> None:
     target.BodyPartExamined = source.elements.text("BodyPartExamined") or "BRAIN"
     copy_verbatim(source.first, target, tags_of("InstitutionName", "PositionReferenceIndicator"))
     copy_patient_and_study(source.first, target)
+
+
+def stamp_document(target: Dataset, source: Origin, made: Made) -> None:
+    """The same for a document, whose modules have less than those of an image (PS3.3 A.35)."""
+    stamp(target, source, made)
+    for keyword in _NOT_OF_A_DOCUMENT:
+        target.pop(keyword, None)
 
 
 def part10(dataset: Dataset) -> bytes:

@@ -8,12 +8,9 @@ from anomalyd.pipeline.results.attributes import TYPE_2
 from anomalyd.pipeline.results.header import Source
 from anomalyd.pipeline.results.measurement_groups import report_content
 from anomalyd.pipeline.results.objects import ResultContext, ResultKind, ResultObject
-from anomalyd.pipeline.results.stamp import item, key_of, part10, series_number, stamp
+from anomalyd.pipeline.results.stamp import item, key_of, part10, series_number, stamp_document
 from anomalyd.pipeline.results.uids import ResultKey
 from anomalyd.pipeline.results.version import PRODUCT
-
-_NOT_OF_A_DOCUMENT = ("BodyPartExamined", "PositionReferenceIndicator")
-"""`stamp` writes them into images; the modules of a document have neither."""
 
 
 def build_structured_report(source: Source, context: ResultContext) -> ResultObject:
@@ -38,10 +35,7 @@ def build_structured_report(source: Source, context: ResultContext) -> ResultObj
         previous_versions=_predecessors(source, context),
     )
     report.ContentSequence = content.ContentSequence
-    stamp(report, source, context)
-    for keyword in _NOT_OF_A_DOCUMENT:
-        if keyword in report:
-            delattr(report, keyword)
+    stamp_document(report, source, context)
     return ResultObject(
         ResultKind.SR,
         Comprehensive3DSRStorage,

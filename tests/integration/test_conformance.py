@@ -35,11 +35,12 @@ from anomalyd.pipeline.results.attributes import PATIENT_AND_STUDY, PATIENT_GROU
 from anomalyd.pipeline.results.build import BUILDERS, build_results
 from anomalyd.pipeline.results.notice import build_notice
 from anomalyd.pipeline.results.objects import SOP_CLASSES, Earlier, ResultKind, ResultObject
+from anomalyd.pipeline.results.rejection_note import build_rejection_note
 from anomalyd.pipeline.terms import DEFAULT_KINDS
 from anomalyd.storage.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from conftest import CHECKOUT
 from doors import open_door
-from findings import context_of, notice_context_of
+from findings import context_of, notice_context_of, rejection_context_of
 from pacs import Pacs
 from phantoms import PhantomWriter
 
@@ -111,7 +112,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     earlier = Earlier(SeriesUID("2.25.11"), InstanceUID("2.25.12"))
     for writer, before in zip(SOURCES, (earlier, None, None), strict=True):
         series = writer.write(tmp_path_factory.mktemp("source") / "series")
-        results += build_results(replace(context_of(series), predecessor=before), tuple(BUILDERS))
+        context = replace(context_of(series), predecessor=before)
+        results += (of_series := build_results(context, tuple(BUILDERS)))
+        results.append(build_rejection_note(rejection_context_of(context, of_series)))
         results.append(build_notice(notice_context_of(series, "no brain was found")))
         results.append(build_notice(notice_context_of(series, "a localizer", model=None)))
     return [(one, pydicom.dcmread(io.BytesIO(one.data))) for one in results]
@@ -248,7 +251,8 @@ KIND_HEAD = ("kind", "short", "SOP Class UID", "Modality", "objects of a series"
 
 def test_kinds_of_result_are_as_stated(made: Made) -> None:
     assert {row[0].strip("`") for row in rows(*KIND_HEAD)} == {str(kind) for kind in SOP_CLASSES}
-    assert {*BUILDERS, ResultKind.NOT_ANALYSED, ResultKind.INELIGIBLE} == set(SOP_CLASSES)
+    made_alone = {ResultKind.NOT_ANALYSED, ResultKind.INELIGIBLE, ResultKind.REJECTION_NOTE}
+    assert {*BUILDERS, *made_alone} == set(SOP_CLASSES)
     for name, _, uid, modality, objects, is_default, number in rows(*KIND_HEAD):
         kind = ResultKind(name.strip("`"))
         assert uid == SOP_CLASSES[kind]

@@ -17,10 +17,22 @@ from anomalyd.pipeline.finding import Sign
 from anomalyd.pipeline.results.build import build_results
 from anomalyd.pipeline.results.notice import build_notice
 from anomalyd.pipeline.results.objects import Earlier, ResultContext, ResultKind, ResultObject
+from anomalyd.pipeline.results.rejection_note import build_rejection_note
 from anomalyd.pipeline.terms import DEFAULT_KINDS
 from conftest import RequirePeer
 from dcmqi_reader import segment_points
-from findings import BRIGHT, DARK, JOB_TIME, ReadSeries, context_of, finding_of, notice_context_of, only, read_series
+from findings import (
+    BRIGHT,
+    DARK,
+    JOB_TIME,
+    ReadSeries,
+    context_of,
+    finding_of,
+    notice_context_of,
+    only,
+    read_series,
+    rejection_context_of,
+)
 from phantoms import PATIENT_MARKERS, PLANES, PhantomWriter, Plane
 from validity import assert_valid
 
@@ -60,7 +72,8 @@ def test_no_complaint_that_the_source_does_not_have(
     results = build_results(replace(context_of(series), predecessor=earlier))
     results += (build_notice(notice_context_of(series, "the scan does not fit the template")),)
     results += (build_notice(notice_context_of(series, "a localizer", model=None)),)
-    assert {one.kind for one in results} == {*DEFAULT_KINDS, ResultKind.INELIGIBLE}
+    results += (build_rejection_note(rejection_context_of(context_of(series), results)),)
+    assert {one.kind for one in results} == {*DEFAULT_KINDS, ResultKind.INELIGIBLE, ResultKind.REJECTION_NOTE}
     assert_valid(series.files, results, tmp_path / "results", requires_peer)
 
 

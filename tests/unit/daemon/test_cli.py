@@ -88,7 +88,7 @@ def failing(error: Exception) -> typer.Typer:
 
 ASKED_FOR = {
     "serve", "gateway", "dispatcher", "worker", "analyse", "send", "watch", "status", "jobs", "retry", "cancel",
-    "export", "purge", "verify", "audit", "explain", "check", "train", "calibrate", "evaluate",
+    "reanalyse", "export", "purge", "verify", "audit", "explain", "check", "train", "calibrate", "evaluate",
     "import-checkpoint",
 }  # fmt: skip
 

@@ -79,10 +79,11 @@ def test_a_document_that_was_never_sent_is_not_named_and_the_one_before_is(stepp
 
 def test_another_bundle_takes_the_place_of_the_same_images(stepped: SteppedStore) -> None:
     first = stepped.done("pacs")
+    sent(stepped, first)
     job = queue.enqueue(stepped.store, stepped.new_job(stepped.row(), bundle=Digest("c" * 64), bundle_id="t1w-new"))
     found = predecessor_of(stepped.store, job, KIND)
     assert found is not None
-    assert found.document is not None  # still to be sent: both lie beside each other
+    assert found.document is not None
     assert (found.job_id, found.differs) == (first.id, ("another bundle",))
     finished(stepped, job)
     assert "takes the place of job 1 (another bundle; that was bundle t1w-test)" in last_told(stepped)

@@ -61,7 +61,20 @@ def test_promise_4_another_bundle_or_setting_is_another_job(stepped: SteppedStor
         queue.enqueue(stepped.store, stepped.new_job(row, settings=Digest("1" * 64))).id,
     }
     assert len(ids) == 3
-    assert {job.state for job in queue.jobs(stepped.store)} == {JobState.QUEUED}
+    states = {job.id: (job.state, job.superseded_by is None) for job in queue.jobs(stepped.store)}
+    newest = max(ids)  # it is the series' one answer to come
+    assert states == dict.fromkeys(ids, (JobState.SUPERSEDED, False)) | {newest: (JobState.QUEUED, True)}
+
+
+def test_an_answer_of_a_bundle_that_is_put_back_comes_back_without_computing(stepped: SteppedStore) -> None:
+    old = stepped.done("pacs")
+    newer = queue.enqueue(stepped.store, stepped.new_job(stepped.row(), bundle=Digest("c" * 64)))
+    assert queue.job(stepped.store, old.id).superseded_by == newer.id
+    assert deliveries.due(stepped.store) == ()
+    again = queue.enqueue(stepped.store, stepped.new_job(stepped.row()))
+    assert (again.id, again.state, again.superseded_by) == (old.id, JobState.DONE, None)
+    assert queue.job(stepped.store, newer.id).state is JobState.SUPERSEDED
+    assert len(deliveries.due(stepped.store)) == 2
 
 
 def test_promise_4_a_late_slice_supersedes_the_queued_job(stepped: SteppedStore) -> None:

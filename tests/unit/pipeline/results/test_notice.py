@@ -44,7 +44,7 @@ def test_a_series_that_was_not_chosen_has_one_without_a_bundle_and_without_a_geo
     made = build_notice(context)
     assert made.data == build_notice(replace(context, headers=context.headers[::-1])).data
     notice = pydicom.dcmread(io.BytesIO(made.data))
-    assert (made.kind, notice.SeriesNumber) == (ResultKind.INELIGIBLE, 309)
+    assert (made.kind, notice.SeriesNumber) == (ResultKind.INELIGIBLE, 310)
     assert notice.ImageComments == (
         f"RESEARCH USE ONLY. Not analysed: one slice, at least 20 are needed. anomalyd {__version__}."
     )
