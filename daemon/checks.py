@@ -4,12 +4,12 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from anomalyd.daemon.bundles import bundle_paths
+from anomalyd.daemon.checked import Checked, Grade
 from anomalyd.daemon.settings import DaemonSettings, Settings
+from anomalyd.daemon.tls_checks import check_tls
 from anomalyd.errors import AnomalydError
 from anomalyd.pipeline.bundle import load_bundle
 from anomalyd.pipeline.finding import Contrast
@@ -20,28 +20,10 @@ from anomalyd.storage.settings import StorageSettings
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-class Grade(StrEnum):
-    """How a check went."""
-
-    OK = "ok"
-    NOTE = "note"
-    """Works, and a person should know it."""
-    WRONG = "WRONG"
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """One thing that was looked at. mend: what to do about it."""
-
-    grade: Grade
-    subject: str
-    text: str
-    mend: str = ""
-
-
 def check_all(settings: Settings) -> Iterator[Checked]:
     """Every check, as it is made."""
     yield from check_senders(settings.daemon)
+    yield from check_tls(settings.daemon)
     yield from check_bundles(settings.pipeline)
     yield from check_disk(settings.storage)
     yield from check_database(settings.storage)
@@ -57,6 +39,8 @@ def check_senders(daemon: DaemonSettings) -> Iterator[Checked]:
         yield Checked(Grade.WRONG, subject, "the list is empty: every sender is refused", mend)
     for peer in daemon.accept_from:
         where = f"from {peer.address}" if peer.address else "from any address"
+        if peer.certificate_name is not None:
+            where += f", over TLS with a certificate of {peer.certificate_name}"
         if not peer.is_anybody:
             yield Checked(Grade.OK, subject, f"{peer.ae_title} {where}")
         elif peer.address is None and not daemon.is_loopback:

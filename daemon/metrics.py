@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from threading import Lock
 
 import structlog
@@ -10,8 +11,10 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from anomalyd.daemon.certificates import days_left
 from anomalyd.daemon.overview import Overview, overview
-from anomalyd.daemon.settings import Settings
+from anomalyd.daemon.settings import DaemonSettings, Settings
+from anomalyd.daemon.tls_settings import PeerTls, TlsListener
 from anomalyd.errors import ConfigError
 from anomalyd.storage.engine import Store, open_store
 
@@ -29,6 +32,7 @@ def serving_metrics(settings: Settings) -> Iterator[None]:
     store = open_store(settings.storage)
     registry = CollectorRegistry()
     registry.register(StoreCollector(store))
+    registry.register(CertificateCollector(settings.daemon))
     try:
         server, thread = start_http_server(port, ADDRESS, registry)
     except OSError as exc:
@@ -64,6 +68,27 @@ class StoreCollector(Collector):
         yield _gauge("anomalyd_oldest_job_seconds", "Age of the longest waiting job", _oldest_s(seen))
         yield _gauge("anomalyd_free_bytes", "Free space under storage.root", float(seen.free_bytes))
         yield _sources(seen)
+
+
+class CertificateCollector(Collector):
+    """Read from the files at each scrape."""
+
+    def __init__(self, daemon: DaemonSettings) -> None:
+        own = {"daemon": daemon.tls} if daemon.tls is not None else {}
+        uses: dict[str, TlsListener | PeerTls] = {**own, **daemon.tls_outwards}
+        self._files = {(name, path) for name, use in uses.items() for path in (use.certificate, use.ca) if path}
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """One family; a file that cannot be read has no sample, and an alarm."""
+        family = GaugeMetricFamily(
+            "anomalyd_certificate_days_left",
+            "Days until the first certificate in a file ends",
+            labels=("use", "file"),
+        )
+        for use, path in sorted(self._files):
+            with suppress(ConfigError):
+                family.add_metric((use, str(path)), days_left(path, datetime.now(UTC)))
+        yield family
 
 
 def _oldest_s(seen: Overview) -> float:

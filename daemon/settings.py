@@ -288,6 +288,13 @@ class DaemonSettings(Section):
         return tuple(port for port in (self.plain_port, self.tls_port) if port is not None)
 
     @property
+    def tls_outwards(self) -> dict[str, PeerTls]:
+        """What connections that we open use, by the name of the destination, or the AE title of the sender told."""
+        told = {str(peer.ae_title): peer.report_to.tls for peer in self.accept_from if peer.report_to is not None}
+        called = {to.name: to.tls for to in self.destinations}
+        return {name: tls for name, tls in {**told, **called}.items() if tls is not None}
+
+    @property
     def is_loopback(self) -> bool:
         """True where only this machine can connect."""
         try:

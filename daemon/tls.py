@@ -97,6 +97,11 @@ def calling_identity(tls: PeerTls) -> Identity:
     return Identity(make, _files(tls.certificate, tls.key, tls.ca))
 
 
+def identity_of(tls: TlsListener | PeerTls) -> Identity:
+    """Of either kind; raises ConfigError."""
+    return listening_identity(tls) if isinstance(tls, TlsListener) else calling_identity(tls)
+
+
 def _files(*paths: Path | None) -> tuple[Path, ...]:
     return tuple(path for path in paths if path is not None)
 

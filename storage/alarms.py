@@ -26,6 +26,7 @@ class AlarmKind(StrEnum):
     DISK_FLOOR = "disk_floor"
     AUDIT_BROKEN = "audit_broken"
     STORE_DAMAGED = "store_damaged"
+    CERTIFICATE = "certificate"
     ROLE_FAILED = "role_failed"
 
 

@@ -15,7 +15,7 @@ from anomalyd.daemon.settings import Settings, load_settings
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from anomalyd.daemon.checks import Checked
+    from anomalyd.daemon.checked import Checked
 
 EXIT_FAILED = 1
 STYLES = {"ok": "green", "note": "yellow", "WRONG": "bold red"}
@@ -29,7 +29,8 @@ def check(
     config: ConfigOption = None,
 ) -> None:
     """Configuration in force, bundles, disk, database, C-ECHO to every destination; exit 1 names what is wrong."""
-    from anomalyd.daemon.checks import Grade, check_all
+    from anomalyd.daemon.checked import Grade
+    from anomalyd.daemon.checks import check_all
 
     quiet_console()
     settings = load_settings(config)

@@ -14,6 +14,7 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made by a module-level __getattr__
 
 from anomalyd.daemon import notify, scu, wake
+from anomalyd.daemon.certificate_watch import CertificateWatch
 from anomalyd.daemon.gateway.door import Door, DoorLimits
 from anomalyd.daemon.gateway.lean import share_freed_memory
 from anomalyd.daemon.gateway.peers import AcceptList
@@ -22,6 +23,7 @@ from anomalyd.daemon.gateway.scp import listen
 from anomalyd.daemon.gateway.server import GatewayServer
 from anomalyd.daemon.lifecycle import Lifecycle
 from anomalyd.daemon.settings import DaemonSettings, Settings
+from anomalyd.daemon.tls_settings import PeerTls, TlsListener
 from anomalyd.storage.engine import Store, open_store
 from anomalyd.storage.inbox import Acknowledge, Inbox
 from anomalyd.storage.received import NotStored
@@ -75,12 +77,17 @@ def _serve(settings: Settings, store: Store, inbox: Inbox, stop: threading.Event
         gc.freeze()  # what the start made stays: the server's collections need not walk it
         life.ready()
         log.info("gateway.ready", ae_title=daemon.ae_title, peers=len(daemon.accept_from), **facts)
+        certificates = CertificateWatch(store, _listening(daemon))
         try:
-            _watch(life, inbox, partial(_all_echo, servers, title, daemon.ae_title), stop)
+            _watch(life, inbox, certificates, partial(_all_echo, servers, title, daemon.ae_title), stop)
         finally:
             _shut(servers, door, daemon.gateway.drain)
             inbox.close()  # the rows of all that was received stand before the role's last one
             log.info("gateway.stopped")
+
+
+def _listening(daemon: DaemonSettings) -> dict[str, TlsListener | PeerTls]:
+    return {"listener": daemon.tls} if daemon.tls is not None and daemon.tls.port is not None else {}
 
 
 def _limits(daemon: DaemonSettings) -> DoorLimits:
@@ -92,12 +99,19 @@ def _limits(daemon: DaemonSettings) -> DoorLimits:
     )
 
 
-def _watch(life: Lifecycle, inbox: Inbox, echoes: Callable[[], bool], stop: threading.Event) -> None:
+def _watch(
+    life: Lifecycle,
+    inbox: Inbox,
+    certificates: CertificateWatch,
+    echoes: Callable[[], bool],
+    stop: threading.Event,
+) -> None:
     """Until stop: feeds the watchdog only while an echo comes back and a commit works (DESIGN 11)."""
     interval = min(notify.watchdog_interval_s() or _CHECK_S, _CHECK_S)
     while not stop.wait(interval):
         if _commits(inbox) and echoes():
             life.alive()
+        certificates.look()
 
 
 def _commits(inbox: Inbox) -> bool:
