@@ -96,6 +96,10 @@ def _rejected(told: _Told) -> str:
     return f"refused {told.images} from {told.sender} with status {told['status']}: {told['reason']}"
 
 
+def _connection_refused(told: _Told) -> str:
+    return f"refused a connection: {told['text']}"
+
+
 def _association_rejected(told: _Told) -> str:
     return f"rejected an association of {told.sender}: {told['reason']}"
 
@@ -274,6 +278,7 @@ _TELLERS: Mapping[str, Callable[[_Told], str]] = {
     AuditKind.DUPLICATE: _duplicate,
     AuditKind.CONFLICT: _conflict,
     AuditKind.REJECTED: _rejected,
+    AuditKind.CONNECTION_REFUSED: _connection_refused,
     AuditKind.ASSOCIATION_REJECTED: _association_rejected,
     AuditKind.CLOSED: _closed,
     AuditKind.SELECTED: _selected,

@@ -8,6 +8,7 @@ from datetime import timedelta
 import structlog
 
 from anomalyd.daemon.bundles import bundles_in_force, facts_in_force
+from anomalyd.daemon.certificate_watch import CertificateWatch
 from anomalyd.daemon.dispatcher.closing import Closing
 from anomalyd.daemon.dispatcher.confirming import Confirmer, patience_of
 from anomalyd.daemon.dispatcher.headers import Headers
@@ -33,7 +34,7 @@ from anomalyd.storage.withdrawing import enqueue_notes
 EXIT_OK = 0
 CLOSING_S = DELIVERY_S = 1.0
 LEASES_S = WITHDRAWING_S = 5.0
-DISK_S = 30.0
+DISK_S = CERTIFICATES_S = 30.0
 CHECKPOINT_S = 300.0
 RETENTION_S = 3600.0
 AUDIT_S = 86_400.0
@@ -135,6 +136,9 @@ class Dispatcher:
             Sweep("reports", DELIVERY_S, self._reporting.sweep),
             Sweep("withdrawing", WITHDRAWING_S, self._withdraw),
             Sweep("leases", LEASES_S, lambda: self._reap(attempts)),
+            Sweep(
+                "certificates", CERTIFICATES_S, CertificateWatch(self._store, self._settings.daemon.tls_outwards).look
+            ),
             Sweep("disk", DISK_S, DiskWatch(self._store, storage).sweep),
             Sweep("checkpoint", CHECKPOINT_S, self._checkpoint),
             Sweep("retention", RETENTION_S, self._retain),
