@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,15 +11,24 @@ from typing import Any
 
 import pytest
 from pydicom import dcmread
+from pydicom.uid import ExplicitVRLittleEndian
 
+from anomalyd.daemon.dispatcher.delivery import Outcome, Parcel, Verdict, send
 from anomalyd.daemon.dispatcher.outbox import Courier
+from anomalyd.daemon.probe import probe
 from anomalyd.daemon.settings import DaemonSettings, Destination
+from anomalyd.ids import AETitle
+from anomalyd.pipeline.results.build import build_results
+from anomalyd.pipeline.results.rejection_note import build_rejection_note
+from anomalyd.pipeline.terms import ResultKind
 from anomalyd.storage import deliveries, queue
 from anomalyd.storage.engine import Store
 from anomalyd.storage.objects import read_result
 from anomalyd.storage.tables import DeliveryState
 from conftest import FreePort, RequirePeer
+from findings import context_of, rejection_context_of
 from pacs import data_set_of
+from phantoms import PhantomWriter
 from rows import add_finished_job
 
 pytestmark = pytest.mark.peer
@@ -108,6 +118,29 @@ def test_orthanc_gets_every_result_once_also_when_sent_again(
         wait_until(lambda: states(store) == {DeliveryState.CONFIRMED}, LIMIT_S)
     held = [get(http, f"/instances/{name}/simplified-tags")["SOPInstanceUID"] for name in get(http, "/instances")]
     assert sorted(held) == sorted(made.uids)
+
+
+def test_orthanc_says_that_it_takes_rejection_notes_and_keeps_one(orthanc: tuple[int, int], tmp_path: Path) -> None:
+    """It serves the rejected objects all the same: withdrawing works in a PACS with IOCM alone."""
+    dicom, http = orthanc
+    to = destination(dicom, "ORTHANC").model_copy(update={"send": (ResultKind.REJECTION_NOTE,)})
+    assert "it takes rejection_note (Key Object Selection Document Storage)" in {
+        step.text for step in probe(to, AETitle("ANOMALYD"))
+    }
+    context = context_of(PhantomWriter(spacing_mm=(9.0, 4.0, 4.0)).write(tmp_path / "in"))
+    note = build_rejection_note(rejection_context_of(context, build_results(context)))
+    path = tmp_path / "note.dcm"
+    path.write_bytes(note.data)
+    parcel = Parcel(1, 0, note.sop_class_uid, note.sop_instance_uid, str(ExplicitVRLittleEndian), path)
+    told: list[Outcome] = []
+    send(
+        [parcel], to, AETitle("ANOMALYD"), parallel=1, stop=threading.Event(),
+        report=lambda _parcel, outcome: told.append(outcome),
+    )  # fmt: skip
+    assert [outcome.verdict for outcome in told] == [Verdict.SENT]
+    (name,) = get(http, "/instances")
+    held = get(http, f"/instances/{name}/simplified-tags")
+    assert (held["SOPInstanceUID"], held["Modality"]) == (note.sop_instance_uid, "KO")
 
 
 def test_storescp_holds_what_was_made_byte_for_byte(
