@@ -17,9 +17,10 @@ from anomalyd.ids import InstanceUID, SeriesUID
 from anomalyd.pipeline.finding import Stage
 from anomalyd.storage import objects
 from anomalyd.storage.engine import open_store
-from anomalyd.storage.jobs import Job
+from anomalyd.storage.jobs import Job, JobKind
 from anomalyd.storage.publication import NewResult
 from anomalyd.storage.settings import StorageSettings
+from anomalyd.storage.withdrawing import withdrawal_of
 from part10_objects import part10_object
 
 OnStage = Callable[[Stage], None]
@@ -53,6 +54,11 @@ def _done(job: Job, root: Path, on_stage: OnStage, _seconds: float) -> Analysed:
     store = open_store(StorageSettings(root=root, disk_floor=0))
     uid = InstanceUID(f"2.25.{job.id}1")
     (file,) = objects.write_results(store, [part10_object(uid)])
+    if job.kind is JobKind.REJECTION_NOTE:
+        why = withdrawal_of(store, job)
+        store.close()
+        note = NewResult("rejection_note", "1.2.840.10008.5.1.4.1.1.7", uid, SeriesUID(f"2.25.{job.id}"), file)
+        return Analysed((note,), {"withdraws": why.detail}, destination=why.destination)
     store.close()
     result = NewResult("heatmap", "1.2.840.10008.5.1.4.1.1.7", uid, SeriesUID(f"2.25.{job.id}"), file)
     return Analysed((result,), {"lesions": [], "pid": os.getpid()})
