@@ -17,6 +17,7 @@ from anomalyd.daemon.settings import DaemonSettings, Settings
 from anomalyd.daemon.tls_settings import PeerTls, TlsListener
 from anomalyd.errors import ConfigError
 from anomalyd.storage.engine import Store, open_store
+from anomalyd.storage.overview import turned_away
 
 ADDRESS = "127.0.0.1"
 log = structlog.get_logger()
@@ -68,6 +69,8 @@ class StoreCollector(Collector):
         yield _gauge("anomalyd_oldest_job_seconds", "Age of the longest waiting job", _oldest_s(seen))
         yield _gauge("anomalyd_free_bytes", "Free space under storage.root", float(seen.free_bytes))
         yield _sources(seen)
+        refused = {"association_rejected": 0, "connection_refused": 0, **turned_away(self._store)}
+        yield _counted("anomalyd_turned_away", "Peers that were not let in, since the store was made", "kind", refused)
 
 
 class CertificateCollector(Collector):

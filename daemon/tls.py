@@ -173,6 +173,14 @@ class _TellingSocket(ssl.SSLSocket):
             self.handshake.error = in_words(exc)
             raise
 
+    def shutdown(self, how: int) -> None:
+        """Closed also where the peer was faster: pynetdicom closes only after a shutdown that works."""
+        try:
+            super().shutdown(how)
+        except OSError:
+            self.close()
+            raise
+
 
 def in_words(exc: OSError) -> str:
     """What went wrong in a handshake, for log, audit and `check`."""

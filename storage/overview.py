@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, text
 
 from anomalyd.storage import tables as t
 from anomalyd.storage.engine import Store
@@ -53,6 +53,13 @@ class Source:
     address: str
     images: int
     last_at: datetime
+
+
+def turned_away(store: Store) -> Mapping[str, int]:
+    """How many peers were not let in, by kind of the audit row; since the store was made."""
+    wanted = select(t.Audit.kind, func.count().label("peers")).where(text(t.TURNED_AWAY)).group_by(t.Audit.kind)
+    with store.read() as connection:
+        return {row.kind: row.peers for row in connection.execute(wanted)}
 
 
 def counts(store: Store) -> Counts:

@@ -303,6 +303,10 @@ class Delivery(Base):
     error: Mapped[str | None] = mapped_column(Text)
 
 
+TURNED_AWAY = "kind IN ('association_rejected', 'connection_refused')"
+"""Audit rows of peers that were not let in, as SQL: the index of these holds only where a query says the same."""
+
+
 class Audit(Base):
     """What happened, append-only and hash-chained; no clear text of a patient (DESIGN 4, promise 8)."""
 
@@ -311,6 +315,7 @@ class Audit(Base):
         Index("audit_by_study", "study_uid"),
         Index("audit_by_series", "series_uid"),
         Index("audit_by_patient", "patient_hash", sqlite_where=text("patient_hash IS NOT NULL")),
+        Index("audit_turned_away", "kind", sqlite_where=text(TURNED_AWAY), postgresql_where=text(TURNED_AWAY)),
         Index("audit_by_accession", "accession_hash", sqlite_where=text("accession_hash IS NOT NULL")),
     )
     seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)

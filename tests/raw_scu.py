@@ -4,6 +4,7 @@ Messages are encoded beforehand and sent with one call, so that a bench measures
 """
 
 import socket
+import ssl
 import struct
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -48,15 +49,19 @@ class RawAssociation:
         contexts: Sequence[tuple[str, str]] = MR_CONTEXT,
         host: str = "127.0.0.1",
         timeout_s: float = 30.0,
+        tls: ssl.SSLContext | None = None,
+        source: str = "",
     ) -> None:
-        self.socket = socket.create_connection((host, port), timeout_s)
+        """source: address of ours to call from."""
+        self.socket = socket.create_connection((host, port), timeout_s, (source, 0))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.sendall(associate_request(calling, called, contexts))
-        kind, body = self.read_pdu()
-        if kind == ASSOCIATE_RJ:
+        try:
+            if tls is not None:
+                self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
+            body = self._associate(associate_request(calling, called, contexts))
+        except BaseException:
             self.socket.close()
-            raise Rejected(*body[1:4])
-        assert kind == ASSOCIATE_AC
+            raise
         self.accepted = {item[0]: item[2] for item in _context_results(body)}
         """Context ID -> result (PS3.8 table 9-18), 0 is accepted."""
         self.pdu_limit = _maximum_length(body)
@@ -69,6 +74,15 @@ class RawAssociation:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.socket.close()
+
+    def _associate(self, request: bytes) -> bytes:
+        """The A-ASSOCIATE-AC; raises Rejected."""
+        self.socket.sendall(request)
+        kind, body = self.read_pdu()
+        if kind == ASSOCIATE_RJ:
+            raise Rejected(*body[1:4])
+        assert kind == ASSOCIATE_AC
+        return body
 
     def read_pdu(self) -> tuple[int, bytes]:
         """Type and what follows the length."""

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from anomalyd.daemon.wake import Role, Waiter
+from certificates import Authority
 from images import image, uid_of
-from raw_scu import ABORT, RawAssociation, Rejected
+from raw_scu import ABORT, Ended, RawAssociation, Rejected
 from running import RunningDaemon
 from waiting import wait_until
 
@@ -65,6 +66,33 @@ def test_systemd_hears_ready_signs_of_life_and_the_end(
     assert idle.children["gateway"].wait(LIMIT_S) == 0
     listener.close()
     assert kinds(idle) == ["role_started", "role_stopped"], "its own echo is no visitor"
+
+
+def test_with_tls_alone_it_still_echoes_itself(idle: RunningDaemon, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Without a certificate of its own for that: from its own connection it takes plain DICOM, from no other."""
+    ours = Authority(idle.root / "authority").issue("anomalyd")
+    idle.configuration["daemon"]["tls"] = {**ours.settings, "port": idle.port}
+    idle.write_configuration()
+    listener = Listener(tmp_path_factory.getbasetemp() / "notify-tls")
+    idle.start("gateway", environment={"NOTIFY_SOCKET": str(listener.path), "WATCHDOG_USEC": "600000"})
+    assert listener.next_but() == "READY=1"
+    assert listener.next_but() == "WATCHDOG=1", "an echo came back and a commit worked"
+    with pytest.raises(Ended):
+        RawAssociation(idle.port)
+    idle.stop()
+    listener.close()
+    assert kinds(idle) == ["role_started", "connection_refused", "role_stopped"]
+
+
+def test_certificates_that_cannot_be_used_end_it_with_78(idle: RunningDaemon) -> None:
+    ours = Authority(idle.root / "authority").issue("anomalyd")
+    ours.key.write_text("no key")
+    idle.configuration["daemon"]["tls"] = {**ours.settings, "port": idle.port}
+    idle.write_configuration()
+    ended = idle.command("gateway")
+    assert ended.returncode == 78
+    assert str(ours.key) in ended.stderr
+    assert "no key" not in ended.stderr + ended.stdout
 
 
 def test_a_stored_image_wakes_the_dispatcher(idle: RunningDaemon) -> None:
