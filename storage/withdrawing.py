@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Exists, Select, exists, insert, select
+from sqlalchemy import ColumnElement, Connection, Exists, Select, exists, insert, or_, select
 from sqlalchemy.orm import InstrumentedAttribute
 
 from anomalyd.errors import Broken
 from anomalyd.ids import Digest
+from anomalyd.storage import delivery_audit as told
 from anomalyd.storage import tables as t
 from anomalyd.storage.audit_chain import append
 from anomalyd.storage.audit_events import AuditEvent, AuditKind
 from anomalyd.storage.crash import crash_point
+from anomalyd.storage.delivery_rows import change, pick
 from anomalyd.storage.engine import Store
 from anomalyd.storage.enqueueing import insert_job
 from anomalyd.storage.jobs import Job, JobKind, NewJob, ResultRow, job_by_id
@@ -28,6 +30,8 @@ from anomalyd.storage.tables import DeliveryState, JobState
 
 _ANSWERED = (JobState.DONE, JobState.WITHHELD)
 _OVER = (DeliveryState.CONFIRMED, DeliveryState.CLOSED)
+_IS_THERE = or_(t.Delivery.sent_at.is_not(None), t.Delivery.confirmed_at.is_not(None))
+"""The destination has answered for it, whatever became of the delivery since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +87,7 @@ def is_withdrawn(store: Store, job_id: int) -> bool:
 
 def _superseded(destination: str) -> Select[int]:
     """Superseded jobs with results that were stored there and that no note withdraws there."""
-    stored = exists().where(
-        t.Delivery.job_id == t.Job.id, t.Delivery.destination == destination, t.Delivery.sent_at.is_not(None)
-    )
+    stored = exists().where(t.Delivery.job_id == t.Job.id, t.Delivery.destination == destination, _IS_THERE)
     is_old = (t.Job.superseded_by.is_not(None), t.Job.kind != JobKind.REJECTION_NOTE)
     return select(t.Job.id).where(*is_old, ~_noted(t.Job.id, destination), stored).order_by(t.Job.id)
 
@@ -109,8 +111,20 @@ def _enqueue(store: Store, old_id: int, destination: str) -> Job | None:
         names = {"note_id": note.id, "withdrawn_id": old_id, "by_id": by, "destination": destination}
         connection.execute(insert(t.Withdrawal).values(**names))
         append(connection, _event(connection, note, Withdrawal(old, by, destination, results), now))
+        _close_rest(connection, old, destination, note, now)
         crash_point("withdraw.before_commit")
     return note
+
+
+def _close_rest(connection: Connection, old: Job, destination: str, note: Job, now: datetime) -> None:
+    """What is not confirmed of the withdrawn is asked for and sent no more: it would be told missing, and come back."""
+    theirs = (t.Delivery.job_id == old.id, t.Delivery.destination == destination)
+    still_open = t.Delivery.state.not_in(_OVER)
+    ids = connection.execute(select(t.Delivery.id).where(*theirs, still_open)).scalars().all()
+    chosen = pick(connection, ids, still_open)
+    why = f"withdrawn by the rejection note of job {note.id}"
+    change(connection, chosen, state=DeliveryState.CLOSED, error=why)
+    told.each(connection, chosen, AuditKind.DELIVERY_CLOSED, now, detail={"reason": why})
 
 
 def _successor(connection: Connection, old_id: int, destination: str) -> int | None:
@@ -131,8 +145,8 @@ def _successor(connection: Connection, old_id: int, destination: str) -> int | N
 
 
 def _stored_at(connection: Connection, job_id: int, destination: str) -> tuple[ResultRow, ...]:
-    sent = (t.Delivery.job_id == job_id, t.Delivery.destination == destination, t.Delivery.sent_at.is_not(None))
-    return _rows(connection, t.Result.id.in_(select(t.Delivery.result_id).where(*sent)))
+    there = (t.Delivery.job_id == job_id, t.Delivery.destination == destination, _IS_THERE)
+    return _rows(connection, t.Result.id.in_(select(t.Delivery.result_id).where(*there)))
 
 
 def _rows(connection: Connection, condition: ColumnElement[bool]) -> tuple[ResultRow, ...]:

@@ -133,7 +133,7 @@ def test_the_note_lists_every_old_object_and_comes_last(run: Run) -> None:
     first, second, note = run.jobs()
     content = KeyObjectSelection.from_sequence([run.note()])
     assert content[0].name == codes.DCM.RejectedForQualityReasons
-    listed = {item.referenced_sop_instance_uid for item in content.get_references()}
+    listed = {str(item.referenced_sop_instance_uid) for item in content.get_references()}
     assert listed == {row.sop_instance_uid for row in _sent(run, first, "pacs")}
     assert run.note().StudyInstanceUID == run.series.study_uid
     assert run.note().SeriesNumber == 309

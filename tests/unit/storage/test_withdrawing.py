@@ -9,7 +9,7 @@ import pytest
 from anomalyd.daemon.history import sentence
 from anomalyd.errors import Broken
 from anomalyd.ids import Digest
-from anomalyd.storage import audit, deliveries, queue
+from anomalyd.storage import audit, confirmations, deliveries, queue
 from anomalyd.storage.audit import AuditFilter, AuditKind
 from anomalyd.storage.jobs import JobKind
 from anomalyd.storage.retention import purge_study
@@ -82,6 +82,24 @@ def test_what_was_not_stored_is_not_listed(stepped: SteppedStore) -> None:
     delivered(stepped, succeeded(stepped, **other_bundle()))
     (note,) = enqueue_notes(stepped.store, TAKES_NOTES)
     assert [row.sop_instance_uid for row in withdrawal_of(stepped.store, note).results] == [first.sop_instance_uid]
+
+
+def test_what_is_withdrawn_is_neither_asked_for_nor_sent_again(stepped: SteppedStore) -> None:
+    """A PACS that hides it would report it missing."""
+    old = stepped.done("pacs", "other", results=3)
+    rows = [row for row in deliveries.deliveries(stepped.store, job_id=old.id) if row.destination == "pacs"]
+    deliveries.mark_confirmed(stepped.store, [rows[0].id], "response")
+    for row in rows:
+        deliveries.mark_sent(stepped.store, [row.id])
+    deliveries.mark_refused(stepped.store, [rows[2].id], "reported missing")
+    delivered(stepped, succeeded(stepped, **other_bundle()))
+    assert confirmations.due(stepped.store, "pacs") != ()
+    (note,) = enqueue_notes(stepped.store, TAKES_NOTES)
+    assert len(note.instances) == 3
+    assert confirmations.due(stepped.store, "pacs") == ()
+    assert deliveries.retry_deliveries(stepped.store, old.id) == 0
+    told = list(audit.query(stepped.store, AuditFilter(job_id=old.id, kind=AuditKind.DELIVERY_CLOSED)))
+    assert {row.detail["reason"] for row in told} == {f"withdrawn by the rejection note of job {note.id}"}
 
 
 def test_nothing_stored_needs_no_note(stepped: SteppedStore) -> None:

@@ -44,7 +44,9 @@ def test_it_lists_every_object_with_its_class_and_series(withdrawn: Withdrawn) -
     content = highdicom.ko.KeyObjectSelection.from_sequence([note])
     assert content[0].name == codes.DCM.RejectedForQualityReasons
     wanted = {(one.sop_class_uid, one.sop_instance_uid) for one in results}
-    found = [(one.referenced_sop_class_uid, one.referenced_sop_instance_uid) for one in content.get_references()]
+    found = [
+        (str(one.referenced_sop_class_uid), str(one.referenced_sop_instance_uid)) for one in content.get_references()
+    ]
     assert set(found) == wanted
     assert len(found) == len(results)
     (document,) = content.get_references(sop_class_uid=Comprehensive3DSRStorage)
