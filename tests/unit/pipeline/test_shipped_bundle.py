@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from anomalyd.pipeline.analyse import Judged, Runtime, analyse, judge, place
 from anomalyd.pipeline.bundle import Bundle, load_bundle, shipped_bundles
@@ -11,6 +12,7 @@ from anomalyd.pipeline.finding import Contrast, Sign
 from anomalyd.pipeline.nifti import read_nifti
 from anomalyd.pipeline.settings import AnalysisSettings
 from anomalyd.pipeline.stages.orient import resample
+from anomalyd.pipeline.stages.reconstruct import field_count, reconstruct
 from anomalyd.pipeline.train.insert import Inserted, insert_ellipsoid
 from anomalyd.pipeline.volume import Volume
 
@@ -69,3 +71,15 @@ def test_an_inserted_lesion_is_found_where_it_is(bundle: Bundle, healthy: Volume
     assert min(distances) < 8.0
     assert nearest.sign is Sign.HYPO
     assert nearest.number == 1
+
+
+def test_half_precision_as_on_cuda_changes_less_than_other_noise_does(bundle: Bundle) -> None:
+    """No CUDA here: the same bfloat16 arithmetic on the CPU, against float32 and against other noise fields."""
+    placed = place(bundle.template.brain, bundle)
+    image, mask = placed.normalised.image, placed.box.mask
+    seeds = tuple(range(2 * field_count(bundle)))
+    whole, other = (reconstruct(image, mask, bundle, chosen, "cpu") for chosen in (seeds[::2], seeds[1::2]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = reconstruct(image, mask, bundle, seeds[::2], "cpu")
+    by_precision, by_noise = (np.abs(made - whole)[mask].mean() for made in (half, other))
+    assert 0 < by_precision < 0.5 * by_noise
