@@ -45,7 +45,7 @@ ENV PATH=/opt/anomalyd/bin:$PATH \
 USER 10001
 WORKDIR /var/lib/anomalyd
 VOLUME /var/lib/anomalyd
-EXPOSE 11112
+EXPOSE 11112 2762
 HEALTHCHECK --interval=30s --timeout=10s --start-period=120s CMD ["anomalyd", "status", "--health"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["anomalyd"]
