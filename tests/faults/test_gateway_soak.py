@@ -1,14 +1,16 @@
 """Thousands of short, broken and hostile visits leave the gateway as it was: threads, descriptors, memory."""
 
 import socket
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian
 
+from certificates import Authority
 from images import image, uid_of
-from raw_scu import MR_CONTEXT, VERIFICATION, RawAssociation, associate_request, echo_message, store_message
+from raw_scu import MR_CONTEXT, VERIFICATION, Ended, RawAssociation, associate_request, echo_message, store_message
 from running import RunningDaemon
 from waiting import wait_until
 
@@ -61,9 +63,41 @@ def abort(port: int, number: int) -> None:
         scu.socket.sendall(b"\x07\0\0\0\0\x04\0\0\0\0")
 
 
-VISITORS: tuple[Callable[[int, int], None], ...] = (
+Visitor = Callable[[int, int], None]
+VISITORS: tuple[Visitor, ...] = (
     connect_and_close, tls_on_a_plain_port, ask_and_leave, echo, store, break_off, abort,
 )  # fmt: skip
+
+
+def over_tls(authority: Authority) -> tuple[Visitor, ...]:
+    """What comes to a port of TLS: images, half an image, no certificate, half a handshake, plain DICOM, nothing."""
+    known = authority.issue("scanner")
+    trusted = ssl.create_default_context(cafile=known.ca)
+    trusted.load_cert_chain(known.certificate, known.key)
+    unknown = ssl.create_default_context(cafile=known.ca)
+
+    def store_over_tls(port: int, number: int) -> None:
+        with RawAssociation(port, tls=trusted) as scu:
+            assert scu.store(image(number, pixels=bytes(50_000)), uid_of(number)) == 0x0000
+            scu.release()
+
+    def break_off_over_tls(port: int, number: int) -> None:
+        with RawAssociation(port, tls=trusted) as scu:
+            scu.socket.sendall(store_message(image(number, pixels=bytes(200_000)), uid_of(number))[:100_000])
+
+    def without_a_certificate(port: int, number: int) -> None:
+        del number
+        with pytest.raises((ssl.SSLError, Ended)):
+            RawAssociation(port, tls=unknown)
+
+    return (
+        store_over_tls,
+        break_off_over_tls,
+        without_a_certificate,
+        tls_on_a_plain_port,
+        ask_and_leave,
+        connect_and_close,
+    )
 
 
 def state_of(pid: int) -> tuple[int, int, int]:
@@ -72,15 +106,23 @@ def state_of(pid: int) -> tuple[int, int, int]:
     return int(fields["Threads"]), len(list(Path(f"/proc/{pid}/fd").iterdir())), int(fields["VmRSS"].split()[0])
 
 
-def test_many_visits_leave_nothing_behind(tmp_path: Path) -> None:
-    daemon = {"max_associations": 100, "accept_from": ["any"]}
-    with RunningDaemon(tmp_path / "daemon", roles=("gateway",), daemon=daemon) as gateway:
+@pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "tls"])
+def test_many_visits_leave_nothing_behind(tmp_path: Path, is_tls: bool) -> None:  # noqa: FBT001 - parametrised
+    daemon = RunningDaemon(
+        tmp_path / "daemon", roles=("gateway",), daemon={"max_associations": 100, "accept_from": ["any"]}
+    )
+    visitors = VISITORS
+    if is_tls:
+        authority = Authority(tmp_path / "authority")
+        daemon.configuration["daemon"]["tls"] = {**authority.issue("anomalyd").settings, "port": daemon.port}
+        visitors = over_tls(authority)
+    with daemon as gateway:
         pid = gateway.children["gateway"].pid
         rest = state_of(pid)
 
         def visit(numbers: range) -> None:
             for number in numbers:
-                VISITORS[number % len(VISITORS)](gateway.port, number)
+                visitors[number % len(visitors)](gateway.port, number)
             wait_until(lambda: state_of(pid)[0] <= rest[0], limit_s=LIMIT_S, what="all threads have ended")
             wait_until(lambda: state_of(pid)[1] <= rest[1] + 2, limit_s=LIMIT_S, what="all descriptors are closed")
 
@@ -88,4 +130,4 @@ def test_many_visits_leave_nothing_behind(tmp_path: Path) -> None:
         rest = state_of(pid)
         visit(range(WARM, WARM + VISITS))
         assert state_of(pid)[2] - rest[2] < GROWTH_LIMIT_KB
-        echo(gateway.port, 0)
+        visitors[0 if is_tls else VISITORS.index(echo)](gateway.port, 0)
