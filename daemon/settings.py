@@ -18,7 +18,7 @@ from pydantic_settings import (
 
 from anomalyd.daemon import config_file
 from anomalyd.daemon.setting_types import ByteCount, Port, PositiveSeconds, Seconds, Section
-from anomalyd.daemon.tls_settings import PeerTls, TlsListener, with_files
+from anomalyd.daemon.tls_settings import HostName, PeerTls, TlsListener, with_files
 from anomalyd.errors import ConfigError
 from anomalyd.ids import AETitle, ae_title
 from anomalyd.pipeline.settings import PipelineSettings
@@ -90,7 +90,7 @@ class AskAt(Section):
     ae_title: Title
     host: Annotated[str, Field(min_length=1)]
     port: Port
-    certificate_name: str | None = None
+    certificate_name: HostName | None = None
     """As in `tls` of the destination, whose files hold here too."""
 
 

@@ -7,6 +7,10 @@ from pydantic import Field, model_validator
 
 from anomalyd.daemon.setting_types import Port, PositiveSeconds, Section
 
+_LABEL = "[A-Za-z0-9_-]{1,63}"
+HostName = Annotated[str, Field(pattern=rf"^({_LABEL}(\.{_LABEL})*|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)$", max_length=253)]
+"""As a certificate names a host: DNS name, IPv4 or IPv6 address."""
+
 
 class TlsListener(Section):
     """DICOM TLS (PS3.15 B.12) for connections that come in; its files also for those that we open."""
@@ -30,7 +34,7 @@ class PeerTls(Section):
     """None: we show none."""
     key: Path | None = None
     ca: Path
-    certificate_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,253}$")] | None = None
+    certificate_name: HostName | None = None
     """Host name or address that the peer's certificate must name; None: `host`."""
 
     @model_validator(mode="before")

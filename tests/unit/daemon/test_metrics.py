@@ -10,6 +10,8 @@ import pytest
 from anomalyd.daemon.metrics import serving_metrics
 from anomalyd.daemon.settings import Settings, load_settings
 from anomalyd.errors import ConfigError
+from anomalyd.storage.audit import AuditEvent, AuditKind, record
+from anomalyd.storage.tables import TURNED_AWAY
 from stored import ACCESSION, PATIENT_ID, PATIENT_NAME, SERIES, SteppedStore, open_stepped
 
 
@@ -42,6 +44,22 @@ def test_metrics_tell_queue_deliveries_senders_and_disk(stepped: SteppedStore, s
     assert 'anomalyd_last_image_timestamp_seconds{address="10.0.0.7",calling_ae="SCANNER"}' in text
     assert "anomalyd_free_bytes" in text
     assert not any(marker in text for marker in (PATIENT_ID, PATIENT_NAME, ACCESSION, SERIES))
+
+
+def test_peers_that_were_turned_away_are_counted_by_an_index(stepped: SteppedStore, settings: Settings) -> None:
+    for kind in (AuditKind.CONNECTION_REFUSED, AuditKind.CONNECTION_REFUSED, AuditKind.ASSOCIATION_REJECTED):
+        record(
+            stepped.store, AuditEvent(kind=kind, at=stepped.store.clock(), detail={"text": "it shows no certificate"})
+        )
+    with serving_metrics(settings):
+        text = scraped(settings)
+    assert 'anomalyd_turned_away{kind="connection_refused"} 2.0' in text
+    assert 'anomalyd_turned_away{kind="association_rejected"} 1.0' in text
+    with stepped.store.read() as connection:
+        plan = connection.exec_driver_sql(
+            f"EXPLAIN QUERY PLAN SELECT count(*) FROM audit WHERE {TURNED_AWAY}"  # noqa: S608 - our own constant
+        ).fetchall()
+    assert "audit_turned_away" in str(plan), "not a walk through the whole log at each scrape"
 
 
 def test_metrics_listen_on_loopback_only_and_stop_with_the_role(stepped: SteppedStore, settings: Settings) -> None:

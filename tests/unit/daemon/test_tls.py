@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from anomalyd.daemon import certificates, tls
 from anomalyd.daemon.certificate_watch import CertificateWatch
@@ -189,6 +190,17 @@ def test_check_refuses_a_key_that_others_may_read(installed: Certificate) -> Non
     ]
 
 
+@pytest.mark.parametrize(("mode", "warnings"), [(0o600, 0), (0o640, 0), (0o644, 1), (0o660, 1)])
+def test_a_role_warns_of_a_key_that_others_may_read(
+    installed: Certificate, store: Store, mode: int, warnings: int
+) -> None:
+    installed.key.chmod(mode)
+    with capture_logs() as lines:
+        CertificateWatch(store, {"listener": listener(installed)})
+    warned_of = [line["key"] for line in lines if line["event"] == "tls.key_open_to_others"]
+    assert warned_of == [str(installed.key)] * warnings
+
+
 @pytest.mark.parametrize(
     ("days", "grade", "words"), [(10, "note", "holds for 10 days"), (EXPIRED, "WRONG", "ended 1 days ago")]
 )
@@ -246,6 +258,10 @@ FILES = "{certificate: a, ca: b, port: 2762"
         ("tls: {certificate: a}", "daemon.tls.ca: is missing"),
         ("destinations: [{name: a, ae_title: A, host: a, port: 1, tls: true}]", "tls.ca: is missing"),
         (f"tls: {FILES}, prot: 1}}", "did you mean port"),
+        (
+            "destinations: [{name: a, ae_title: A, host: a, port: 1, tls: {ca: b, certificate_name: .a}}]",
+            "tls.certificate_name",
+        ),
     ],
 )
 def test_the_settings_refuse_what_cannot_hold(tmp_path: Path, daemon: str, words: str) -> None:
