@@ -1,4 +1,4 @@
-"""Orthanc with DICOM TLS: it sends to a real gateway, is asked, reports back, and shows a certificate of another name."""
+"""Orthanc with DICOM TLS: sends to a real gateway, is asked, reports back, and shows a certificate of another name."""
 
 import json
 import subprocess
