@@ -118,7 +118,8 @@ def _selected(told: _Told) -> str:
 def _refused(told: _Told) -> str:
     limit = told.detail.get("limit")
     wanted = "" if limit is None else f", limit {limit}"
-    return f"not analysed: {told['text']} (criterion {told['criterion']}: {told['value']}{wanted})"
+    no_notice = f"; no notice of it: {told['no_notice']}" if "no_notice" in told.detail else ""
+    return f"not analysed: {told['text']} (criterion {told['criterion']}: {told['value']}{wanted}){no_notice}"
 
 
 def _queued(told: _Told) -> str:
@@ -145,6 +146,8 @@ def _finished(told: _Told) -> str:
     took = f"{_seconds(told['seconds'])} (waited {_seconds(told['waited_s'])})"
     if withdraws := told.detail.get("withdraws"):
         return f"{told.job} finished after {took}: made {_note(withdraws)}"
+    if lesions is None:  # a notice
+        return f"{told.job} finished after {took}: made {told.made}"
     return f"{told.job} finished after {took}: {found}; made {told.made}{_follows(told)}"
 
 

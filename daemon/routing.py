@@ -14,6 +14,11 @@ def destinations_for(daemon: DaemonSettings, sender: AETitle | None) -> tuple[De
     return tuple(to for to in daemon.destinations if to.ae_title == sender)
 
 
+def is_wanted(daemon: DaemonSettings, sender: AETitle | None, kind: ResultKind) -> bool:
+    """Whether any destination of what comes from this sender gets results of a kind."""
+    return any(kind in to.send for to in destinations_for(daemon, sender))
+
+
 def kinds_to_make(daemon: DaemonSettings) -> frozenset[ResultKind]:
     """The default ones, and what any destination asks for besides."""
     return frozenset(DEFAULT_KINDS).union(*(to.send for to in daemon.destinations))

@@ -19,7 +19,7 @@ from anomalyd.storage.audit_chain import append
 from anomalyd.storage.audit_events import AuditEvent, AuditKind
 from anomalyd.storage.crash import crash_point
 from anomalyd.storage.engine import Store
-from anomalyd.storage.jobs import PURGED, Job, NewJob, as_job, job_by_id
+from anomalyd.storage.jobs import PURGED, SERIES_REFUSED, Job, JobKind, NewJob, as_job, job_by_id
 from anomalyd.storage.predecessors import differences
 from anomalyd.storage.studies import pseudonym
 from anomalyd.storage.tables import DeliveryState, JobState, SeriesState
@@ -44,23 +44,31 @@ def enqueue(store: Store, new: NewJob) -> Job:
     now = store.clock()
     with store.write() as connection:
         series_id = _take_series(connection, new)
-        existing = _by_key(connection, series_id, new)
-        job_id = existing.id if existing else insert_job(connection, series_id, new, now)
         connection.execute(
             update(t.Series).where(t.Series.id == series_id).values(state=SeriesState.QUEUED, reason=None)
         )
-        append(connection, _event(connection, new, job_id, AuditKind.SELECTED, now=now, detail=_selection(new)))
-        if existing is None:
-            append(
-                connection,
-                _event(connection, new, job_id, AuditKind.QUEUED, now=now, detail={"priority": new.priority.name}),
-            )
-        elif existing.superseded_by is not None or _was_purged(existing):
-            _bring_back(connection, existing, new, now)
-        job = job_by_id(connection, job_id)
-        _supersede_others(connection, series_id, new, job, now)
+        job = put(connection, series_id, new, now)
         crash_point("enqueue.before_commit")
         return job
+
+
+def put(connection: Connection, series_id: int, new: NewJob, now: datetime) -> Job:
+    """The one job of this key, queued if it is new or was taken back, others superseded, audit.
+
+    In the caller's transaction, which has decided about the series.
+    """
+    existing = _by_key(connection, series_id, new)
+    job_id = existing.id if existing else insert_job(connection, series_id, new, now)
+    if new.kind is JobKind.ANALYSE:
+        append(connection, _event(connection, new, job_id, AuditKind.SELECTED, now=now, detail=_selection(new)))
+    if existing is None:
+        detail = {"priority": new.priority.name}
+        append(connection, _event(connection, new, job_id, AuditKind.QUEUED, now=now, detail=detail))
+    elif existing.superseded_by is not None or _was_taken_back(existing):
+        _bring_back(connection, existing, new, now)
+    job = job_by_id(connection, job_id)
+    _supersede_others(connection, series_id, new, job, now)
+    return job
 
 
 def _take_series(connection: Connection, new: NewJob) -> int:
@@ -100,6 +108,7 @@ def insert_job(connection: Connection, series_id: int, new: NewJob, now: datetim
         "settings": new.settings,
         "contrast": new.contrast,
         "warnings": list(new.warnings),
+        "report": new.report and dict(new.report),
         "priority": int(new.priority),
         "state": JobState.QUEUED,
         "token": 0,
@@ -110,17 +119,21 @@ def insert_job(connection: Connection, series_id: int, new: NewJob, now: datetim
     return int(connection.execute(insert(t.Job).values(**values).returning(t.Job.id)).scalar_one())
 
 
-def _was_purged(old: Job) -> bool:
-    """Its answer is gone (purge or retention): the same images sent again are analysed again."""
+def _was_taken_back(old: Job) -> bool:
+    """Its answer is gone (purge or retention), or it was not to be given when the series was refused.
+
+    The same images sent again are answered again.
+    """
     if old.state is JobState.CANCELLED:
-        return old.reason == PURGED
+        return old.reason in (PURGED, SERIES_REFUSED)
     return old.report is None and old.state in {JobState.DONE, JobState.WITHHELD}
 
 
 def _bring_back(connection: Connection, old: Job, new: NewJob, now: datetime) -> None:
     values: dict[str, Any] = {"superseded_by": None}
-    if old.state is JobState.SUPERSEDED or _was_purged(old):
+    if old.state is JobState.SUPERSEDED or _was_taken_back(old):
         values |= {"state": JobState.QUEUED, "attempts": 0, "not_before": now, "finished_at": None, "reason": None}
+        values["report"] = new.report and dict(new.report)
     connection.execute(update(t.Job).where(t.Job.id == old.id).values(**values))
     connection.execute(
         update(t.Delivery)
@@ -135,7 +148,7 @@ def _bring_back(connection: Connection, old: Job, new: NewJob, now: datetime) ->
 def _supersede_others(connection: Connection, series_id: int, new: NewJob, job: Job, now: datetime) -> None:
     others = select(t.Job).where(
         t.Job.series_id == series_id,
-        t.Job.kind == job.kind,
+        t.Job.kind.in_((job.kind, JobKind.NOTICE)),  # that a series was not chosen is not told once it is
         t.Job.id != job.id,
         t.Job.superseded_by.is_(None),
         t.Job.state != JobState.CANCELLED,

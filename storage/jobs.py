@@ -20,12 +20,16 @@ rejection note the result objects that it lists."""
 
 PURGED = "purged"
 """Reason of a job that a purge has cancelled."""
+SERIES_REFUSED = "series refused"
+"""Reason of a job that was cancelled because its series is not eligible any more."""
 
 
 class JobKind(StrEnum):
     """What a job does; a part of its key."""
 
     ANALYSE = "analyse"
+    NOTICE = "notice"
+    """Builds the notice that a series was not chosen for analysis (refusing.py)."""
     REJECTION_NOTE = "rejection_note"
     """Builds the note that withdraws the results of a superseded analysis (withdrawing.py)."""
 
@@ -53,6 +57,7 @@ class NewJob:
 
     arrivals: SeriesRow.arrivals that the choice was made on.
     left_out: what else was in the series, in words, for the audit row. warnings: go into every result.
+    report: of a notice, whose answer is known beforehand; of an analysis None.
     """
 
     study_uid: StudyUID
@@ -68,6 +73,7 @@ class NewJob:
     warnings: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     priority: Priority = Priority.LIVE
+    report: Mapping[str, Any] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,8 @@ def summary(
     job: Job, results: Sequence[NewResult], destinations: Sequence[str], report: Mapping[str, Any], now: datetime
 ) -> dict[str, Any]:
     """Detail of the audit row: what was made of how many kinds, what was found, how long it took."""
-    lesions, warnings = report.get("lesions"), report.get("warnings")
+    is_judged = report.get("reason") is None  # of a scan that was not, nothing was found says nothing
+    lesions, warnings = report.get("lesions") if is_judged else None, report.get("warnings")
     return {
         "results": dict(Counter(result.kind for result in results)),
         "result_series": sorted({result.series_uid for result in results}),

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Connection, and_, or_, select, update
 
 from anomalyd.errors import AnomalydError, Broken
-from anomalyd.storage import publication
+from anomalyd.storage import notices, publication
 from anomalyd.storage import tables as t
 from anomalyd.storage.alarms import AlarmKind, NewAlarm, raise_alarm
 from anomalyd.storage.audit_chain import append
@@ -24,6 +24,7 @@ from anomalyd.storage.engine import Store
 from anomalyd.storage.enqueueing import SeriesChanged, enqueue
 from anomalyd.storage.jobs import (
     Job,
+    JobKind,
     NewJob,
     NoSuchJob,
     Priority,
@@ -147,6 +148,8 @@ def finish(
     with store.write() as connection:
         done = _end_lease(connection, lease, outcome)
         publication.publish(connection, done, results, tuple(dict.fromkeys(destinations)), now, wants=wants)
+        if state is JobState.DONE and done.kind is JobKind.ANALYSE:
+            notices.drop_unsent(connection, done, now)
         kind = AuditKind.FINISHED if state is JobState.DONE else AuditKind.WITHHELD
         detail = publication.summary(done, results, destinations, report, now)
         if follows is not None:

@@ -19,7 +19,7 @@ from anomalyd.storage.crash import crash_point
 from anomalyd.storage.engine import Store
 from anomalyd.storage.segments import SegmentLog
 from anomalyd.storage.studies import pseudonym
-from anomalyd.storage.tables import InstanceState, JobState, SeriesState
+from anomalyd.storage.tables import InstanceState, SeriesState
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,52 +117,23 @@ def close_series(store: Store, series: SeriesRow, rule: str, text: str) -> bool:
     """
     now = store.clock()
     with store.write() as connection:
-        if not _decide(
-            connection, series, (SeriesState.RECEIVING,), SeriesState.CLOSED, closed_at=now, close_rule=rule
-        ):
+        if not decide(connection, series, (SeriesState.RECEIVING,), SeriesState.CLOSED, closed_at=now, close_rule=rule):
             return False
         detail = {"rule": rule, "text": text, "instances": series.arrivals}
-        append(connection, _event(connection, series, AuditKind.CLOSED, now, detail))
+        append(connection, event_of(connection, series, AuditKind.CLOSED, now, detail))
         crash_point("close.before_commit")
     return True
 
 
-def refuse_series(store: Store, series: SeriesRow, reason: Mapping[str, Any]) -> bool:
-    """closed (or queued, or receiving) -> ineligible; False if an image came in between.
-
-    reason: criterion, value, limit, text. Jobs of the series that are not finished are cancelled: they were made for
-    a set of images that the series no longer is.
-    """
-    now = store.clock()
-    before = (SeriesState.CLOSED, SeriesState.QUEUED, SeriesState.RECEIVING)
-    with store.write() as connection:
-        if not _decide(connection, series, before, SeriesState.INELIGIBLE, reason=dict(reason)):
-            return False
-        append(connection, _event(connection, series, AuditKind.REFUSED, now, reason))
-        _cancel_jobs(connection, series, now)
-    return True
-
-
-def _decide(
+def decide(
     connection: Connection, series: SeriesRow, before: tuple[SeriesState, ...], after: SeriesState, **values: Any
 ) -> bool:
+    """Whether the series went from one of these states to the other: not if an image came in between."""
     same = (t.Series.id == series.id, t.Series.arrivals == series.arrivals, t.Series.state.in_(before))
     return connection.execute(update(t.Series).where(*same).values(state=after, **values)).rowcount == 1
 
 
-def _cancel_jobs(connection: Connection, series: SeriesRow, now: datetime) -> None:
-    unfinished = (t.Job.series_id == series.id, t.Job.state.in_((JobState.QUEUED, JobState.LEASED)))
-    for job_id in connection.execute(select(t.Job.id).where(*unfinished)).scalars().all():
-        connection.execute(
-            update(t.Job)
-            .where(t.Job.id == job_id)
-            .values(state=JobState.CANCELLED, worker=None, lease_until=None, finished_at=now, reason="series refused")
-        )
-        detail = {"reason": "the series is no longer eligible"}
-        append(connection, _event(connection, series, AuditKind.CANCELLED, now, detail, job_id=job_id))
-
-
-def _event(
+def event_of(
     connection: Connection,
     series: SeriesRow,
     kind: AuditKind,
@@ -171,6 +142,7 @@ def _event(
     *,
     job_id: int | None = None,
 ) -> AuditEvent:
+    """An audit row about a series."""
     return AuditEvent(
         kind=kind,
         at=now,

@@ -20,6 +20,7 @@ from anomalyd.daemon.dispatcher.selection import Selection
 from anomalyd.daemon.dispatcher.timers import Sweep, Timers, WallClock
 from anomalyd.daemon.lifecycle import Lifecycle
 from anomalyd.daemon.metrics import serving_metrics
+from anomalyd.daemon.routing import is_wanted
 from anomalyd.daemon.settings import Settings
 from anomalyd.daemon.wake import Role, Waiter, notify
 from anomalyd.pipeline import rules
@@ -74,7 +75,9 @@ class Dispatcher:
         self._store, self._settings = store, settings
         headers = Headers(store, rules.keywords(settings.pipeline))
         self._closing = Closing(store, headers, settle_s=daemon.settle_period, quiet_s=daemon.series_quiet_period)
-        self._selection = Selection(store, headers, settings.pipeline, bundles)
+        self._selection = Selection(
+            store, headers, settings.pipeline, bundles, lambda sender: is_wanted(daemon, sender, ResultKind.INELIGIBLE)
+        )
         self._confirmers = {to.name: Confirmer(store, to, daemon) for to in daemon.destinations}
         self._couriers = {
             to.name: Courier(store, to, daemon, self._confirmers[to.name].kick) for to in daemon.destinations

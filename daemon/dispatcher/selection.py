@@ -4,40 +4,51 @@ Everything here may be done twice: the job's key makes it one job, and a decisio
 the meantime is not written (the series then closes again).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 import structlog
 from sqlalchemy.exc import DBAPIError
 
 from anomalyd.daemon.dispatcher.headers import Headers, ParsedSeries
-from anomalyd.ids import Digest
+from anomalyd.ids import AETitle, Digest
 from anomalyd.pipeline.finding import Contrast, Model, Reason
-from anomalyd.pipeline.selection import Eligibility, choose, instance_set
-from anomalyd.pipeline.series import assemble
+from anomalyd.pipeline.selection import Eligibility, choose, digest_of, instance_set, nameable
+from anomalyd.pipeline.series import SeriesHeader, assemble
 from anomalyd.pipeline.settings import PipelineSettings
 from anomalyd.storage import queue
 from anomalyd.storage.alarms import AlarmKind, NewAlarm, raise_alarm
 from anomalyd.storage.engine import Store
 from anomalyd.storage.jobs import Job, JobKind, NewJob, Priority
 from anomalyd.storage.queue import SeriesChanged
-from anomalyd.storage.series import SeriesRow, refuse_series, series_in, series_row
+from anomalyd.storage.refusing import NewNotice, refuse_series
+from anomalyd.storage.series import SeriesRow, series_in, series_row
 from anomalyd.storage.tables import JobState, SeriesState
 
+NO_HEADER = "no object of the series can be read"
 log = structlog.get_logger()
+
+Tells = Callable[[AETitle | None], bool]
+"""Whether a destination wants to be told of series from this sender that are not chosen for analysis."""
 
 
 class Selection:
     """Decides about closed series; one thread at a time."""
 
     def __init__(
-        self, store: Store, headers: Headers, settings: PipelineSettings, bundles: Mapping[Contrast, Model]
+        self,
+        store: Store,
+        headers: Headers,
+        settings: PipelineSettings,
+        bundles: Mapping[Contrast, Model],
+        tells: Tells = lambda _sender: False,
     ) -> None:
         self._store, self._headers, self._settings, self._bundles = store, headers, settings, bundles
+        self._tells = tells
         self._settings_digest = settings.analysis.digest
 
     def sweep(self) -> int:
-        """Decides about every closed series, also those that a killed dispatcher left behind; how many jobs arose."""
+        """Decides about every closed series, also those that a killed dispatcher left behind; how many have a job."""
         rows = series_in(self._store, SeriesState.CLOSED)
         return sum(self._decided(row) for row in rows)
 
@@ -93,12 +104,14 @@ class Selection:
     def _decide(self, row: SeriesRow, priority: Priority) -> bool:
         parsed = self._headers.of(row)
         if not parsed.headers:
-            self._refuse(row, _unreadable(parsed))
+            self._refuse(row, _unreadable(parsed), no_notice=NO_HEADER if self._tells(row.calling_ae) else "")
             return False
-        answer = choose(assemble(parsed.headers), self._settings, frozenset(self._bundles), row.calling_ae)
+        header = assemble(parsed.headers)
+        answer = choose(header, self._settings, frozenset(self._bundles), row.calling_ae)
         if answer.reason is not None:
-            self._refuse(row, answer.reason)
-            return False
+            notice = self._notice(answer, header, parsed) if self._tells(row.calling_ae) else None
+            self._refuse(row, answer.reason, notice)
+            return notice is not None
         self._enqueue(row, parsed, answer, priority)
         return True
 
@@ -128,8 +141,12 @@ class Selection:
         log.info("job.queued", job_id=job.id, series_uid=row.series_uid, contrast=job.contrast, bundle=job.bundle_id)
         return job
 
-    def _refuse(self, row: SeriesRow, reason: Reason) -> None:
-        if refuse_series(self._store, row, asdict(reason)):
+    def _notice(self, answer: Eligibility, header: SeriesHeader, parsed: ParsedSeries) -> NewNotice | None:
+        named = nameable(answer, header)
+        return NewNotice(named, digest_of(named, parsed.sha256), self._settings_digest) if named else None
+
+    def _refuse(self, row: SeriesRow, reason: Reason, notice: NewNotice | None = None, *, no_notice: str = "") -> None:
+        if refuse_series(self._store, row, asdict(reason), notice=notice, no_notice=no_notice):
             self._headers.forget(row)
             log.info("series.refused", series_uid=row.series_uid, criterion=reason.criterion, reason=reason.text)
 

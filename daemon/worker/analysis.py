@@ -12,6 +12,7 @@ from anomalyd.daemon.routing import kinds_to_make
 from anomalyd.daemon.settings import Settings
 from anomalyd.daemon.worker.canary import SEED_TEXT, canary_of
 from anomalyd.daemon.worker.messages import Analysed, Ready, WithheldScan
+from anomalyd.daemon.worker.telling import tell
 from anomalyd.daemon.worker.withdrawing import withdraw
 from anomalyd.daemon.worker.writing import written
 from anomalyd.errors import Broken, Refused, Withheld
@@ -76,6 +77,9 @@ class Analyst:
 
     def analyse(self, job: Job, on_stage: OnStage) -> Analysed | WithheldScan:
         """Results on disk, or why the scan is withheld. Raises Ineligible, Broken, and what a bug raises."""
+        if job.kind is JobKind.NOTICE:
+            on_stage(Stage.RESULTS)
+            return tell(self._store, job)
         if job.kind is JobKind.REJECTION_NOTE:
             on_stage(Stage.RESULTS)
             return withdraw(self._store, job)

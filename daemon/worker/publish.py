@@ -4,15 +4,17 @@ from dataclasses import asdict
 
 import structlog
 
-from anomalyd.daemon.routing import destinations_for, is_too_old
+from anomalyd.daemon.routing import destinations_for, is_too_old, is_wanted
 from anomalyd.daemon.settings import DaemonSettings, Destination
 from anomalyd.daemon.worker.messages import Analysed, Answer, Cancelled, Failed, NotEligible, WithheldScan
+from anomalyd.pipeline.terms import ResultKind
 from anomalyd.storage import queue
 from anomalyd.storage.alarms import AlarmKind, NewAlarm, raise_alarm
 from anomalyd.storage.engine import Store
 from anomalyd.storage.jobs import Job, Priority
 from anomalyd.storage.queue import Lease, LeaseLost
-from anomalyd.storage.series import SeriesRow, refuse_series, series_row
+from anomalyd.storage.refusing import NewNotice, refuse_series
+from anomalyd.storage.series import SeriesRow, series_row
 from anomalyd.storage.tables import JobState, SeriesState
 
 log = structlog.get_logger()
@@ -25,7 +27,7 @@ def publish(store: Store, lease: Lease, answer: Answer, daemon: DaemonSettings, 
         if isinstance(answer, Analysed | WithheldScan):
             _publish_results(store, lease, answer, daemon)
         elif isinstance(answer, NotEligible):
-            _refuse(store, lease, answer, max_attempts)
+            _refuse(store, lease, answer, daemon, max_attempts)
         elif isinstance(answer, Failed):
             after = queue.fail(store, lease, answer.text, retryable=answer.is_retryable, max_attempts=max_attempts)
             write = log.error if after.state is JobState.FAILED else log.warning
@@ -92,11 +94,14 @@ def _tell_no_way_back(store: Store, series: SeriesRow) -> None:
         )
 
 
-def _refuse(store: Store, lease: Lease, answer: NotEligible, max_attempts: int) -> None:
+def _refuse(store: Store, lease: Lease, answer: NotEligible, daemon: DaemonSettings, max_attempts: int) -> None:
     """The series becomes ineligible and its job cancelled, unless images came in since: then the job just ends."""
-    series = series_row(store, lease.job.study_uid, lease.job.series_uid)
+    job = lease.job
+    series = series_row(store, job.study_uid, job.series_uid)
     if series is not None and series.state is SeriesState.QUEUED:
-        refuse_series(store, series, asdict(answer.reason))
+        is_told = is_wanted(daemon, series.calling_ae, ResultKind.INELIGIBLE)
+        notice = NewNotice(job.instances, job.instance_set, job.settings) if is_told else None
+        refuse_series(store, series, asdict(answer.reason), notice=notice)
         log.info("series.refused", series_uid=series.series_uid, criterion=answer.reason.criterion)
     else:
         queue.fail(store, lease, answer.reason.text, retryable=True, max_attempts=max_attempts)

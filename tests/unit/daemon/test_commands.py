@@ -15,7 +15,7 @@ from anomalyd.storage import deliveries, queue
 from anomalyd.storage.audit import verify
 from anomalyd.storage.deliveries import BackOff
 from anomalyd.storage.jobs import job
-from anomalyd.storage.series import refuse_series
+from anomalyd.storage.refusing import refuse_series
 from anomalyd.storage.tables import DeliveryState, JobState
 from stored import ACCESSION, PATIENT_ID, PATIENT_NAME, SERIES, STUDY, SteppedStore, open_stepped
 

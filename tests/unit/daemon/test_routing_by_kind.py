@@ -9,15 +9,17 @@ from pydantic import ValidationError
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import time by pynetdicom
 
 from anomalyd.daemon.probe import probe
-from anomalyd.daemon.routing import kinds_to_make
+from anomalyd.daemon.routing import is_wanted, kinds_to_make
 from anomalyd.daemon.settings import DaemonSettings, Destination
-from anomalyd.daemon.worker.messages import Analysed, WithheldScan
+from anomalyd.daemon.worker.messages import Analysed, NotEligible, WithheldScan
 from anomalyd.daemon.worker.publish import publish
 from anomalyd.ids import AETitle
+from anomalyd.pipeline.finding import Reason
 from anomalyd.pipeline.results.objects import SOP_CLASSES, ResultKind
 from anomalyd.pipeline.terms import DEFAULT_KINDS
 from anomalyd.storage import audit, deliveries, queue
 from anomalyd.storage.audit import AuditKind
+from anomalyd.storage.jobs import JobKind
 from anomalyd.storage.tables import JobState
 from pacs import Pacs
 from stored import SteppedStore, open_stepped
@@ -60,6 +62,29 @@ def test_that_a_scan_was_not_analysed_is_told_where_it_is_wanted(stepped: Steppe
     (row,) = audit.query(stepped.store, audit.AuditFilter(kind=AuditKind.WITHHELD))
     assert row.detail["results"] == {"not_analysed": 1}
     assert row.detail["result_series"] == [notice.series_uid]
+
+
+def test_of_a_scan_whose_pixels_do_not_decode_a_destination_can_be_told_too(stepped: SteppedStore) -> None:
+    at = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 104, "send": ["ineligible"]}
+    daemon = DaemonSettings.model_validate({"destinations": [at]})
+    stepped.queued()
+    lease = queue.lease(stepped.store, "worker-1", 60.0)
+    assert lease is not None
+    publish(stepped.store, lease, NotEligible(Reason("pixels", 3, 0, "slice 3 cannot be decoded")), daemon, 3)
+    analysis, notice = queue.jobs_of_series(stepped.store, lease.job.study_uid, lease.job.series_uid)
+    assert analysis.state is JobState.CANCELLED
+    assert (notice.kind, notice.state, notice.instances) == (JobKind.NOTICE, JobState.QUEUED, analysis.instances)
+
+
+def test_who_wants_a_kind_of_what_a_sender_sent() -> None:
+    at = {"host": "127.0.0.1", "port": 104}
+    to = [{"name": "mr1", "ae_title": "MR1", **at, "send": ["ineligible"]}, {"name": "mr2", "ae_title": "MR2", **at}]
+    daemon = DaemonSettings.model_validate({"destinations": to})
+    assert is_wanted(daemon, AETitle("MR2"), ResultKind.INELIGIBLE)
+    back = daemon.model_copy(update={"return_to_sender": True})
+    assert is_wanted(back, AETitle("MR1"), ResultKind.INELIGIBLE)
+    assert not is_wanted(back, AETitle("MR2"), ResultKind.INELIGIBLE)
+    assert not is_wanted(DaemonSettings(), AETitle("MR1"), ResultKind.NOT_ANALYSED)
 
 
 def test_what_is_made_is_the_default_and_what_any_destination_asks_for() -> None:

@@ -10,7 +10,8 @@ from anomalyd.storage import deliveries, queue
 from anomalyd.storage import tables as t
 from anomalyd.storage.alarms import AlarmKind, open_alarms
 from anomalyd.storage.jobs import Priority
-from anomalyd.storage.series import close_series, receiving_series, refuse_series
+from anomalyd.storage.refusing import refuse_series
+from anomalyd.storage.series import close_series, receiving_series
 from anomalyd.storage.tables import DeliveryState, JobState, SeriesState
 from stored import SERIES, STUDY, SteppedStore
 

@@ -22,8 +22,9 @@ from anomalyd.storage.inbox import Inbox
 from anomalyd.storage.overview import counts
 from anomalyd.storage.peek import peek
 from anomalyd.storage.received import ReceivedInstance, Sender
+from anomalyd.storage.refusing import refuse_series
 from anomalyd.storage.segments import SegmentLog
-from anomalyd.storage.series import InstanceRow, instances_of, read_instance, refuse_series, series_row
+from anomalyd.storage.series import InstanceRow, instances_of, read_instance, series_row
 from anomalyd.storage.studies import study_row
 from anomalyd.storage.tables import DeliveryState, JobState, SeriesState
 from stored import ACCESSION, PATIENT_ID, PATIENT_NAME, SteppedStore, settings_in
