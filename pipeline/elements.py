@@ -13,16 +13,18 @@ from pydicom import charset
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 from pydicom.sequence import Sequence as DicomSequence
 
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "UV": "Q", "SV": "q"}
 _NOT_TEXT = frozenset({"SQ", "OB", "OW", "OF", "OD", "OL", "OV", "AT", "OB or OW"})
 _ONE_VALUE = frozenset({"LT", "ST", "UT", "UR"})
 _UNDEFINED = 0xFFFFFFFF
+MAX_VALUE_BYTES = 0xFFFF  # of numbers and texts: most representations can state no more (PS3.5 7.1.2)
 FIRST_BLOCK, LAST_BLOCK = 0x10, 0xFF  # elements of an odd group that hold private creators
 # What pydicom raises on a sequence of broken bytes (fuzzed): its exceptions have no common root.
 _BROKEN = (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OverflowError, struct.error,
-           NotImplementedError, OSError, RecursionError, AssertionError)  # fmt: skip
+           NotImplementedError, OSError, RecursionError, AssertionError, BytesLengthException)  # fmt: skip
 
 
 class Elements:
@@ -117,6 +119,8 @@ class Elements:
         if isinstance(element, DataElement) and not isinstance(element.value, bytes):
             return _texts_of_value(element)
         representation, raw, is_little = self._raw(tag)
+        if len(raw) > MAX_VALUE_BYTES:  # 20 MB of backslashes became a gigabyte of strings
+            return ()
         if representation in _BINARY:
             return _binary(_BINARY[representation], raw, is_little)
         if representation in _NOT_TEXT or not raw:

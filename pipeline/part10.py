@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 from pydicom.uid import (
@@ -32,7 +33,7 @@ FUNCTIONAL_GROUPS = 0x5200
 _LONG_FORM = frozenset({b"OB", b"OW", b"SQ", b"UN", b"UT", b"OF", b"OD", b"OL", b"OV", b"UC", b"UR", b"SV", b"UV"})
 PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})  # Float, Double Float and plain Pixel Data
 _PARSE_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OverflowError, struct.error,
-                 NotImplementedError, OSError, RecursionError, AssertionError)  # fmt: skip
+                 NotImplementedError, OSError, RecursionError, AssertionError, BytesLengthException)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,7 +2,9 @@
 
 import dataclasses
 import io
+import re
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,6 +168,31 @@ def test_an_object_without_valid_uids_is_refused(value: bytes, classic: bytes) -
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
         with pytest.raises(Refused, match="UID"):
             parse_instance(with_raw(classic, keyword, value))
+
+
+def test_a_number_where_a_sequence_is_looked_for_is_none(classic: bytes) -> None:
+    """pydicom raises an error without a common root where the bytes are no whole numbers (found by fuzzing)."""
+    broken = re.sub(rb"\x18\0\x91\0IS\x02\0(..)", rb"\x18\0\x91\0UV\0\0\x02\0\0\0\1", classic)  # Echo Train Length
+    assert broken != classic
+    assert parse_instance(broken).acquisition.echo_train_length is None
+
+
+@pytest.mark.parametrize(("keyword", "value"), [("Rows", b"\1\0"), ("SeriesNumber", b"1\\")])
+def test_a_value_longer_than_its_representation_allows_is_none(keyword: str, value: bytes, classic: bytes) -> None:
+    """Of implicit VR, where a length may be anything: 20 MB took a gigabyte (found by fuzzing)."""
+    ds = pydicom.dcmread(io.BytesIO(classic))
+    ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    tag = pydicom.tag.Tag(keyword)
+    del ds[tag]
+    ds.add_new(tag, "UN", value * 2_000_000)
+    out = io.BytesIO()
+    ds.save_as(out, implicit_vr=True, little_endian=True, enforce_file_format=True)
+    tracemalloc.start()
+    header = parse_instance(out.getvalue())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (header.pixels.rows == 0) if keyword == "Rows" else (header.series_number is None)
+    assert peak < 20_000_000
 
 
 def test_truncation_is_a_fault_at_every_byte_of_the_pixels(classic: bytes) -> None:
