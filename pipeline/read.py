@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import UID
+from pydicom.uid import UID, RLELossless
 
 from anomalyd.errors import Ineligible, Refused
 from anomalyd.ids import InstanceUID, SeriesUID, StudyUID
+from anomalyd.pipeline.codestream import stated_sizes
 from anomalyd.pipeline.elements import Elements
 from anomalyd.pipeline.functional_groups import Groups
 from anomalyd.pipeline.part10 import Part10, open_part10, read
@@ -157,6 +159,7 @@ class _Image:
 
     def _encapsulated(self, number: int) -> NDArray[np.integer]:
         try:
+            self._check_stated_size(number)
             decoder = get_decoder(self._syntax)
             with warnings.catch_warnings():  # a code stream that disagrees with its header is judged by its shape
                 warnings.simplefilter("ignore")
@@ -171,6 +174,21 @@ class _Image:
                 "pixels", [*array.shape], [self._rows, self._columns], "the decoded image has another size"
             )
         return np.asarray(array)
+
+    def _check_stated_size(self, number: int) -> None:
+        """Before anything is decoded: a decoder allocates what the code stream says, whatever the header said."""
+        if self._syntax == RLELossless:  # states no size, and its decoder keeps to that of the header
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            stream = get_frame(self._pixels, number - 1, number_of_frames=self._frames)
+        for stated in stated_sizes(stream):
+            if stated != (self._rows, self._columns, 1):
+                raise Ineligible(
+                    "pixels", [*stated], [self._rows, self._columns, 1],
+                    f"the code stream of an image states {stated[0]} x {stated[1]} pixels in {stated[2]} components, "
+                    f"its header {self._rows} x {self._columns} in 1: send it as the scanner made it",
+                )  # fmt: skip
 
     def _decoding(self) -> dict[str, Any]:
         """Image Pixel module as pydicom's decoders want it."""

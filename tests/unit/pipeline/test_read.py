@@ -195,6 +195,31 @@ def test_a_broken_code_stream_is_refused_in_words(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("syntax", "marker", "behind"), [(JPEG2000Lossless, b"\xff\x51", 6), (JPEGLSLossless, b"\xff\xf7", 5)]
+)
+def test_a_code_stream_of_another_size_is_not_decoded(
+    syntax: str, marker: bytes, behind: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1 KB of JPEG 2000 that stated 30,000 x 30,000 pixels took 5 GB and a minute (found by fuzzing)."""
+    dataclasses.replace(HEAD, transfer_syntax=syntax).write(tmp_path)
+    choice, files = chosen(tmp_path)
+
+    def load(uid: InstanceUID) -> bytes:
+        whole = bytearray(files[uid].read_bytes())
+        at = whole.index(marker) + behind
+        whole[at : at + 4] = b"\0\0\x75\x30" if syntax == JPEG2000Lossless else b"\x75\x30\x75\x30"
+        return bytes(whole)
+
+    def decoder(_: object) -> object:
+        raise AssertionError("it is not decoded")
+
+    monkeypatch.setattr(read, "get_decoder", decoder)
+    with pytest.raises(Ineligible, match=r"states \d+ x 30000 pixels.*header") as refused:
+        read_volume(choice, load)
+    assert refused.value.criterion == "pixels"
+
+
+@pytest.mark.parametrize(
     "lie",
     [
         lambda ds: setattr(ds, "Rows", 3),
