@@ -17,6 +17,7 @@ from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dul import DULServiceProvider
+from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.timer import Timer
 from pynetdicom.transport import AssociationSocket, RequestHandler
@@ -31,6 +32,8 @@ from anomalyd.storage.crash import crash_point
 FITS_VERSION: Final = "3.0."
 _ASSOCIATE_LIMIT: Final = 1 << 18  # 128 contexts with 20 transfer syntaxes each are 70 KB
 _P_DATA_TF: Final = 0x04
+# What pynetdicom raises where a PDU does not belong here (PS3.8 table 9-10) or holds a value that does not exist
+_UNFIT: Final = (InvalidEventError, ValueError, TypeError, KeyError, IndexError, AttributeError)
 _TLS_HANDSHAKE: Final = 0x16  # first byte of a ClientHello; no PDU type
 
 
@@ -52,6 +55,10 @@ class FastDul(DULServiceProvider):
         """The thread: as the base; at its end the association's thread is told."""
         try:
             super().run_reactor()
+        except _UNFIT as exc:
+            self._door.protocol_error(self.assoc, f"a PDU that the state machine cannot take: {type(exc).__name__}")
+            if self.socket is not None:
+                self.socket.close()
         finally:
             self.wake.close()
             self._messages.broken_off()

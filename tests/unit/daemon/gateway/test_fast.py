@@ -1,6 +1,7 @@
 """The fast classes fit the installed pynetdicom, say so when they do not, and run on a clock that nobody steps."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pynetdicom
@@ -10,6 +11,9 @@ from pynetdicom.transport import AssociationSocket, RequestHandler
 
 from anomalyd.daemon.gateway import fast, scp
 from anomalyd.daemon.gateway.connection import MonotonicTimer
+from doors import open_door
+from raw_scu import ABORT, Ended, RawAssociation, pdu
+from waiting import wait_until
 
 
 def test_every_overridden_member_is_there_with_its_parameters() -> None:
@@ -56,3 +60,20 @@ def test_a_timer_expires_by_its_timeout(timeout: float | None, is_expired: bool)
     assert not timer.expired
     timer.start()
     assert timer.expired is is_expired
+
+
+@pytest.mark.parametrize("abort", [b"\0\0\3\0", b"\0\0\xff\xff"])
+def test_an_abort_with_a_source_that_does_not_exist_ends_the_connection_and_no_thread(
+    abort: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """pynetdicom's thread died of it, with a trace (found by fuzzing)."""
+    door = open_door(tmp_path, is_fast=True)
+    try:
+        with RawAssociation(door.port) as scu:
+            scu.socket.sendall(pdu(ABORT, abort))
+            with pytest.raises(Ended):
+                scu.read_pdu()
+        wait_until(lambda: not door.door.visitors(), limit_s=10, what="the association has ended")
+    finally:
+        door.close()
+    assert "a PDU that the state machine cannot take" in capsys.readouterr().out
