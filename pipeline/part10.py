@@ -27,6 +27,14 @@ from anomalyd.errors import Refused
 from anomalyd.pipeline.elements import Elements
 
 MAX_INFLATED = 1 << 30  # bytes; a 512 MB object of MR pixels deflates to a third at best
+INFLATED_FLOOR = 16 << 20  # bytes that any deflated object may have
+MAX_RATIO = (
+    50  # beyond the floor, inflated to deflated; MR images reach 10: 1 MB of zeros kept a process busy for minutes
+)
+MAX_ELEMENTS = 20_000  # of the top level, up to the pixels; the longest headers of vendors have 1,000
+MAX_ITEMS = 400_000  # of all sequences; each takes 1 KB and 10 us here. 5000 frames of Philips have 150,000
+_ITEM_TAGS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # little and big endian (PS3.5 7.5)
+_SCAN_BYTES = 1 << 24
 MAX_FRAMES = 5000  # of one object; 170 slices in 8 echoes, magnitude and phase are 2720
 PREAMBLE = 128
 FUNCTIONAL_GROUPS = 0x5200
@@ -101,6 +109,7 @@ def read_header(opened: Part10) -> tuple[Dataset, PixelElement | None]:
     """
     found: list[tuple[int, int]] = []
     has_room = False
+    _check_items(opened)
 
     def stop(tag: BaseTag, _: str | None, length: int) -> bool:
         if tag in PIXEL_TAGS:
@@ -125,13 +134,35 @@ def read_header(opened: Part10) -> tuple[Dataset, PixelElement | None]:
 
 def read(opened: Part10, stop_when: Callable[[BaseTag, str | None, int], bool] | None = None) -> Dataset:
     """The data set up to where stop_when says so; raises Refused when its elements cannot be walked."""
+    seen = 0
+
+    def stop(tag: BaseTag, representation: str | None, length: int) -> bool:
+        nonlocal seen
+        seen += 1
+        if seen > MAX_ELEMENTS:
+            raise Refused(f"the data set has more than {MAX_ELEMENTS} elements: no image has so many")
+        return stop_when is not None and stop_when(tag, representation, length)
+
     try:
         with warnings.catch_warnings():  # an unknown character set: descriptions are decoded in `elements`
             warnings.simplefilter("ignore")
-            dataset = read_dataset(opened.dataset, opened.is_implicit, opened.is_little_endian, stop_when=stop_when)
+            dataset = read_dataset(opened.dataset, opened.is_implicit, opened.is_little_endian, stop_when=stop)
     except _PARSE_ERRORS as exc:
         raise Refused(f"the data set cannot be read: {type(exc).__name__} at byte {opened.dataset.tell()}") from exc
     return dataset
+
+
+def _check_items(opened: Part10) -> None:
+    """Raises Refused where an object has too many items of sequences: counted as bytes, before any is made."""
+    start, stream, tag = opened.dataset.tell(), opened.dataset, _ITEM_TAGS[not opened.is_little_endian]
+    is_large = stream.seek(0, io.SEEK_END) - start > 8 * MAX_ITEMS  # a smaller one cannot hold so many
+    stream.seek(start)
+    count = 0
+    while is_large and (part := stream.read(_SCAN_BYTES)):
+        count += part.count(tag)
+        if count > MAX_ITEMS:
+            raise Refused(f"the data set has more than {MAX_ITEMS} items of sequences: split the object")
+    stream.seek(start)
 
 
 def _file_meta(stream: BinaryIO) -> str:
@@ -162,11 +193,15 @@ def _guess(head: bytes) -> str:
 def _inflate(stream: BinaryIO) -> bytes:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        plain = inflater.decompress(stream.read(), MAX_INFLATED)
+        packed = stream.read()
+        limit = min(MAX_INFLATED, max(INFLATED_FLOOR, MAX_RATIO * len(packed)))
+        plain = inflater.decompress(packed, limit)
     except zlib.error as exc:
         raise Refused(f"the deflated data set cannot be inflated: {exc}") from exc
     finally:
         stream.close()
     if inflater.unconsumed_tail:
-        raise Refused(f"the deflated data set is larger than {MAX_INFLATED} bytes")
+        raise Refused(
+            f"the deflated data set of {len(packed)} bytes is larger than {limit} bytes: send it in another syntax"
+        )
     return plain

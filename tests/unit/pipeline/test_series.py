@@ -4,6 +4,7 @@ import dataclasses
 import io
 import struct
 import tracemalloc
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from pydicom.uid import (
 from anomalyd.errors import Refused
 from anomalyd.pipeline import part10
 from anomalyd.pipeline.series import InstanceHeader, assemble, parse_instance
+from anomalyd.storage.part10 import file_prefix
 from mr_headers import AXIAL
 from phantoms import PATIENT_MARKERS, PhantomWriter
 
@@ -230,6 +232,38 @@ def test_a_deflate_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(part10, "MAX_INFLATED", 1000)
     with pytest.raises(Refused, match="larger than 1000 bytes"):
         parse_instance(path)
+
+
+def bomb(classic: bytes, tail: bytes, syntax: str = ExplicitVRLittleEndian) -> bytes:
+    """The object with other bytes in place of its pixels."""
+    start = classic.index(b"\x08\x00\x05\x00CS")
+    data = classic[start : classic.index(b"\xe0\x7f\x10\x00OW")] + tail
+    if syntax == DeflatedExplicitVRLittleEndian:
+        deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+        data = deflater.compress(data) + deflater.flush()
+    prefix = file_prefix(sop_class="1.2", instance_uid="1.2", transfer_syntax=syntax, calling_ae=None, called_ae=None)
+    return prefix + data
+
+
+def test_what_is_inflated_has_a_bound_in_what_was_deflated(classic: bytes) -> None:
+    """A megabyte became a gigabyte, and minutes of parsing (found by fuzzing)."""
+    whole = bomb(classic, bytes(40_000_000), DeflatedExplicitVRLittleEndian)
+    with pytest.raises(Refused, match=f"is larger than {part10.INFLATED_FLOOR} bytes"):
+        parse_instance(whole)
+
+
+def test_too_many_elements_are_refused_before_they_are_read(classic: bytes) -> None:
+    elements = b"".join(struct.pack("<HH2sH", 0x7F01, k, b"LO", 0) for k in range(part10.MAX_ELEMENTS))
+    with pytest.raises(Refused, match="more than 20000 elements"):
+        parse_instance(bomb(classic, elements))
+
+
+@pytest.mark.parametrize("is_undefined", [True, False])
+def test_too_many_items_are_refused_before_they_are_made(is_undefined: bool, classic: bytes) -> None:  # noqa: FBT001 - parametrised
+    items = b"\xfe\xff\x00\xe0\0\0\0\0" * (part10.MAX_ITEMS + 1)
+    length = 0xFFFFFFFF if is_undefined else len(items)
+    with pytest.raises(Refused, match="more than 400000 items"):
+        parse_instance(bomb(classic, b"\x01\x7f\x10\x10SQ\0\0" + struct.pack("<L", length) + items))
 
 
 @pytest.mark.parametrize(
