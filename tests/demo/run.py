@@ -78,11 +78,11 @@ def _make_room(out: Path, own: Path | None) -> None:
 
 
 def _make_input(console: Console, folder: Path) -> DemoSeries:
-    with console.status("making a head (ICBM 152 average, bent, with noise, receive field and a lesion)"):
+    with console.status("making a head (ICBM 152 tissue maps, bent, with noise, receive field and a lesion)"):
         made = write_demo_series(folder / "mprage")
     x, y, z = made.head.lesion_lps
     console.print(
-        "[bold]input[/]     a made T1w head (average of 152 people, bent, noisy), 176 sagittal slices of 1 mm"
+        "[bold]input[/]     a made T1w head (tissue maps of 152 people, bent, noisy), 176 sagittal slices of 1 mm"
     )
     console.print(f"          with a dark lesion of {made.head.lesion_ml:.1f} ml at L {x:.0f}, P {y:.0f}, S {z:.0f} mm")
     return made

@@ -172,5 +172,5 @@ def show_lesion(console: Console, made: MadeHead, results: ReadResults | None) -
         console.print(f"[bold green]found[/]     yes, as a part of {what}: more is marked around it than was put in")
     if others:
         console.print(
-            f"          other marked regions, which are false findings: {others} (an average is no person's head)"
+            f"          other marked regions, which are false findings: {others} (a made head is no person's)"
         )
