@@ -41,6 +41,8 @@ _BROKEN = (
     struct.error,
 )
 
+_PANIC = "PanicException"  # of codecs in Rust (RLE): a BaseException, of a module that cannot be imported
+
 Folder = tuple[list[tuple[SeriesHeader, dict[InstanceUID, Path]]], list[tuple[Path, str]]]
 
 
@@ -168,6 +170,13 @@ class _Image:
             raise Ineligible(
                 "pixels", self._syntax.name, "decodable",
                 f"the pixel data ({self._syntax.name}) of an image cannot be decoded: {type(exc).__name__}",
+            ) from exc  # fmt: skip
+        except BaseException as exc:
+            if type(exc).__name__ != _PANIC:
+                raise
+            raise Ineligible(
+                "pixels", self._syntax.name, "decodable",
+                f"the pixel data ({self._syntax.name}) of an image cannot be decoded: its codec gave up",
             ) from exc  # fmt: skip
         if array.shape != (self._rows, self._columns):
             raise Ineligible(

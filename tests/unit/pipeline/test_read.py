@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -215,6 +217,25 @@ def test_a_code_stream_of_another_size_is_not_decoded(
 
     monkeypatch.setattr(read, "get_decoder", decoder)
     with pytest.raises(Ineligible, match=r"states \d+ x 30000 pixels.*header") as refused:
+        read_volume(choice, load)
+    assert refused.value.criterion == "pixels"
+
+
+def test_a_codec_that_panics_refuses_the_image_and_no_more(tmp_path: Path) -> None:
+    """The RLE codec raises a BaseException where a segment holds more than the frame (found by fuzzing)."""
+    dataclasses.replace(HEAD, transfer_syntax=RLELossless).write(tmp_path)
+    choice, files = chosen(tmp_path)
+    runs = b"\x81\x00" * 5000
+    stream = struct.pack("<16L", 2, 64, 64 + len(runs), *[0] * 13) + runs * 2
+
+    def load(uid: InstanceUID) -> bytes:
+        ds = pydicom.dcmread(files[uid])
+        ds.PixelData = encapsulate([stream])
+        out = io.BytesIO()
+        ds.save_as(out)
+        return out.getvalue()
+
+    with pytest.raises(Ineligible, match="its codec gave up") as refused:
         read_volume(choice, load)
     assert refused.value.criterion == "pixels"
 
