@@ -21,6 +21,7 @@ from anomalyd.storage.crash import crash_point
 from anomalyd.storage.deliveries import MAY_BE_CONFIRMED, confirm
 from anomalyd.storage.delivery_rows import DeliveryRow, change, pick, read, rows
 from anomalyd.storage.engine import Store
+from anomalyd.storage.enqueueing import SUPERSEDED_DELIVERY
 from anomalyd.storage.tables import DeliveryState
 
 KEEP_ENDED = timedelta(days=30)
@@ -252,9 +253,12 @@ def _missing(
 ) -> None:
     """Sent again a bounded number of times, then an alarm."""
     known = _known(connection, list(gone))
+    outdated = _of_superseded_jobs(connection, list(gone))
+    change(connection, list(outdated), state=DeliveryState.CLOSED, error=SUPERSEDED_DELIVERY)
     for reason in dict.fromkeys(gone.values()):
         chosen = [row for row, why in gone.items() if why == reason]
         told.each(connection, chosen, AuditKind.MISSING, now, detail={"reason": reason}, outcome=Outcome.SERIOUS)
+        chosen = [row for row in chosen if row not in outdated]
         again = [row for row in chosen if row not in final and _times(known, row) < patience.send_again]
         for row in again:
             wait = first_wait * (1 << _times(known, row))
@@ -266,6 +270,13 @@ def _missing(
         )
         lost = [row for row in chosen if row not in again]
         _give_up(connection, lost, f"reported missing though it was answered with success: {reason}", now)
+
+
+def _of_superseded_jobs(connection: Connection, chosen: Sequence[DeliveryRow]) -> set[DeliveryRow]:
+    """Another answer has taken their place: sent again, they would come after it."""
+    old = select(t.Job.id).where(t.Job.id.in_({row.job_id for row in chosen}), t.Job.superseded_by.is_not(None))
+    jobs = set(connection.execute(old).scalars())
+    return {row for row in chosen if row.job_id in jobs}
 
 
 def _give_up(connection: Connection, lost: Sequence[DeliveryRow], error: str, now: datetime) -> None:

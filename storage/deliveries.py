@@ -29,7 +29,8 @@ __all__ = [
     "mark_sent", "put_back", "recover_sending", "retry_deliveries",
 ]  # fmt: skip
 
-_ON_THE_WAY = (DeliveryState.DUE, DeliveryState.SENDING, DeliveryState.SENT)
+# What one dispatcher got through is not undone by another that failed with it.
+_UNANSWERED = (DeliveryState.DUE, DeliveryState.SENDING)
 # What was answered is true also for a delivery that was closed while it was on the wire.
 _MAY_BE_SENT = (DeliveryState.DUE, DeliveryState.SENDING, DeliveryState.SENT, DeliveryState.CLOSED)
 # A report may come after it was given up: it is true all the same.
@@ -137,7 +138,7 @@ def mark_refused(store: Store, ids: Sequence[int], error: str, *, status: int | 
     """-> refused, with an alarm: no retry can mend it (SOP class not taken, not authorised). error: no patient data."""
     now = store.clock()
     with store.write() as connection:
-        chosen = pick(connection, ids, t.Delivery.state.in_(_ON_THE_WAY))
+        chosen = pick(connection, ids, t.Delivery.state.in_(_UNANSWERED))
         change(connection, chosen, state=DeliveryState.REFUSED, status=status, error=error, count=True)
         told.each(
             connection, chosen, AuditKind.REFUSED_BY_PEER, now, detail=_why(error, status), outcome=Outcome.SERIOUS
@@ -160,7 +161,7 @@ def mark_retry(
     """
     now = store.clock()
     with store.write() as connection:
-        chosen = pick(connection, ids, t.Delivery.state.in_(_ON_THE_WAY))
+        chosen = pick(connection, ids, t.Delivery.state.in_(_UNANSWERED))
         lost = [row for row in chosen if now - row.since >= back_off.give_up_after]
         again = [row for row in chosen if now - row.since < back_off.give_up_after]
         wait = back_off.wait(1 + min((row.attempts for row in again), default=0), chance)

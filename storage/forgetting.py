@@ -98,8 +98,9 @@ def _erase_results(store: Store) -> int:
     with store.write() as connection:
         for first in range(0, len(marked), _BATCH):
             ids = [row.id for row in marked[first : first + _BATCH]]
-            connection.execute(delete(t.Delivery).where(t.Delivery.result_id.in_(ids)))
-            connection.execute(delete(t.Result).where(t.Result.id.in_(ids)))
+            still = (t.Result.id.in_(ids), t.Result.purged_at.is_not(None))  # made anew meanwhile: it stays
+            connection.execute(delete(t.Delivery).where(t.Delivery.result_id.in_(select(t.Result.id).where(*still))))
+            connection.execute(delete(t.Result).where(*still))
     return len(marked)
 
 

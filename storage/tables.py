@@ -284,8 +284,10 @@ class Delivery(Base):
     __table_args__ = (
         UniqueConstraint("result_id", "destination", name="a_result_once_per_destination"),
         Index("deliveries_due", "state", "next_at"),
+        {"sqlite_autoincrement": True},
     )
     id: Mapped[int] = mapped_column(primary_key=True)
+    """Never given twice: an answer that comes late, of a delivery that was purged, is nobody else's."""
     result_id: Mapped[int] = mapped_column(ForeignKey("result.id", ondelete="CASCADE"))
     job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), index=True)
     destination: Mapped[str] = mapped_column(String(64))

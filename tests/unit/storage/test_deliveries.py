@@ -2,11 +2,11 @@ import random
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from anomalyd.ids import SeriesUID
-from anomalyd.storage import audit, deliveries
+from anomalyd.ids import SeriesUID, StudyUID
+from anomalyd.storage import audit, confirmations, deliveries, queue
 from anomalyd.storage import tables as t
 from anomalyd.storage.alarms import AlarmKind, NoSuchAlarm, acknowledge, open_alarms
 from anomalyd.storage.deliveries import BackOff
@@ -152,6 +152,43 @@ def test_a_confirmed_delivery_does_not_go_back(stepped: SteppedStore) -> None:
     deliveries.close_deliveries(stepped.store, ids, "by hand")
     assert deliveries.mark_sending(stepped.store, ids, FIVE_MINUTES) == ()
     assert states(stepped) == [DeliveryState.CONFIRMED]
+
+
+def test_what_one_dispatcher_got_through_is_not_undone_by_another_that_failed(stepped: SteppedStore) -> None:
+    stepped.done("pacs", results=1)
+    ids = due_ids(stepped)
+    deliveries.mark_sent(stepped.store, ids)
+    assert deliveries.mark_retry(stepped.store, ids, "late time-out", BACK_OFF) == ()
+    deliveries.mark_refused(stepped.store, ids, "late")
+    assert states(stepped) == [DeliveryState.SENT]
+    assert open_alarms(stepped.store) == ()
+
+
+def test_an_outdated_answer_that_is_missing_is_not_sent_after_the_newer_one(stepped: SteppedStore) -> None:
+    old = stepped.done("pacs", results=1)
+    ids = due_ids(stepped)
+    deliveries.mark_sent(stepped.store, ids)
+    patience = confirmations.Patience()
+    assert confirmations.mark_asked(stepped.store, ids, "storage commitment", patience, transaction_uid="2.25.7")
+    stepped.arrive(9)
+    new = queue.enqueue(stepped.store, stepped.new_job(stepped.close()))
+    lost = deliveries.deliveries(stepped.store)[0].sop_instance_uid
+    confirmations.record_report(stepped.store, "2.25.7", [], {lost: 0x0112})
+    confirmations.apply_reports(stepped.store, "pacs", timedelta(seconds=1), patience)
+    stepped.clock.step(3600)
+    assert new.id != old.id
+    assert states(stepped) == [DeliveryState.CLOSED]
+    assert due_ids(stepped) == []
+    assert "reported_missing" in kinds(stepped)
+
+
+def test_the_number_of_a_purged_delivery_is_never_given_again(stepped: SteppedStore) -> None:
+    stepped.done("pacs")
+    before = due_ids(stepped)
+    with stepped.store.write() as connection:
+        connection.execute(delete(t.Delivery))
+    stepped.done("pacs", study=StudyUID("1.2.77"), series=SeriesUID("1.2.77.1"))
+    assert min(due_ids(stepped)) > max(before)
 
 
 def test_what_was_closed_by_hand_is_not_sent(stepped: SteppedStore) -> None:
