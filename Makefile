@@ -8,7 +8,7 @@ IN_MEMORY = $(shell [ "$$(df --output=avail /dev/shm 2>/dev/null | tail -n 1)" -
 PYTEST = $(IN_MEMORY) $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types imports faults peers bench bench-receive bench-results bench-score wheel format lock
+.PHONY: help setup demo test check lint types imports faults fuzz fuzz-guided peers bench bench-receive bench-results bench-score wheel format lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -41,6 +41,13 @@ check: lint types imports test ## what a change must pass
 
 faults: $(STAMP) ## the long crash and fault trials
 	$(PYTEST) -m faults
+
+fuzz: $(STAMP) ## 22,500 broken objects, PDUs and files; a table of the answers (ARGS="--cases 500 --first 9000", "--seed file:59")
+	PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)
+
+fuzz-guided: $(STAMP) ## coverage-guided, with atheris where it has a wheel (TARGET=peek|messages|file|codestream, SECONDS=60)
+	$(BIN)/python -c "import atheris" 2>/dev/null || $(BIN)/pip install --quiet --no-deps --only-binary :all: atheris==3.0.0
+	PYTHONPATH=tests $(BIN)/python -m fuzz.coverage_guided $(or $(TARGET),peek) --seconds $(or $(SECONDS),60)
 
 peers: $(STAMP) ## only the tests against Orthanc, dcmtk, dicom3tools
 	$(PYTEST) -m peer
