@@ -42,7 +42,7 @@ check: lint types imports test ## what a change must pass
 faults: $(STAMP) ## the long crash and fault trials
 	$(PYTEST) -m faults
 
-fuzz: $(STAMP) ## 22,500 broken objects, PDUs and files; a table of the answers (ARGS="--cases 500 --first 9000", "--seed file:59")
+fuzz: $(STAMP) ## 22,500 broken objects, PDUs and files; a table of the answers (ARGS="--share 0.1 --first 90000" or "--seed file:59")
 	PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)
 
 fuzz-guided: $(STAMP) ## coverage-guided, with atheris where it has a wheel (TARGET=peek|messages|file|codestream, SECONDS=60)

@@ -95,7 +95,7 @@ def _series(rng: Random) -> str:
     series = assemble(one for one in headers if (one.study_uid, one.series_uid) == own)
     answer = choose(series, PipelineSettings(), frozenset(Contrast))
     assert answer.ok == (answer.reason is None)
-    return "eligible" if answer.ok else "ineligible"
+    return "eligible" if answer.reason is None else f"refused for {answer.reason.criterion}"
 
 
 @cache
@@ -107,7 +107,7 @@ def _sound() -> tuple[InstanceHeader, ...]:
             0x00080018: f"1.2.3.4.{number}".encode(),
             0x00200013: str(number + 1).encode(),
             0x00200032: f"-90\\-90\\{number * 3 - 90}".encode(),
-            0x00280030: b"6\\6",
+            0x00280030: b"4\\4",
         }
         elements = [type(one)(one.tag, one.vr, changes.get(one.tag, one.value), one.length) for one in base.elements]
         prefix = file_prefix(

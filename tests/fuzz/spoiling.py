@@ -157,7 +157,7 @@ def encoded(elements: Elements, syntax: str) -> bytes:
 
 def deflated(plain: bytes) -> bytes:
     """As the deflated transfer syntax has it (PS3.5 A.5)."""
-    deflater = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
+    deflater = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
     return deflater.compress(plain) + deflater.flush()
 
 
