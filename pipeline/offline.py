@@ -214,6 +214,7 @@ def _analysed(case: _Case, bundle: Bundle, request: Request) -> Outcome:
             instance_set=case.digest,
             settings=request.settings.analysis.digest,
             warnings=warnings,
+            device_serial=request.settings.device_serial,
         )
         if volume.sources:
             files.write_objects(case.folder, context, request.kinds)

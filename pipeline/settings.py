@@ -79,6 +79,8 @@ class PipelineSettings(BaseModel):
     false_findings_per_scan: Annotated[float, Field(gt=0)] = 1.0
     voxel_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
     score: ScoreMode | None = None
+    device_serial: Annotated[str, Field(pattern=r"^[ -\[\]-~]{1,64}$")] = "anomalyd"
+    """DeviceSerialNumber of results (VR LO): tells installations apart."""
     include: tuple[AttributeRule, ...] = ()
     exclude: tuple[AttributeRule, ...] = ()
 

@@ -139,7 +139,9 @@ def _conditions(store: Store, wanted: AuditFilter) -> list[ColumnElement[bool]]:
 
 def _scopes(store: Store, connection: Connection, name: str) -> Iterator[ColumnElement[bool]]:
     """Conditions to try in turn: the first that has rows is meant."""
-    yield t.Audit.series_uid == name
+    studies = select(t.Audit.study_uid).where(t.Audit.series_uid == name, t.Audit.study_uid.is_not(None))
+    purge_of_its_study = (t.Audit.kind == AuditKind.PURGED.value) & t.Audit.study_uid.in_(studies)
+    yield or_(t.Audit.series_uid == name, purge_of_its_study)
     yield t.Audit.study_uid == name
     result = select(t.Job.series_uid, t.Job.study_uid).join(t.Result, t.Result.job_id == t.Job.id)
     made = result.where(or_(t.Result.sop_instance_uid == name, t.Result.series_uid == name))

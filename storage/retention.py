@@ -1,10 +1,10 @@
 """Forgetting one study on request, and removing by age what nobody waits for any more (DESIGN 4, promises 3 and 9)."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, Select, and_, exists, or_, select, update
+from sqlalchemy import Connection, Select, and_, exists, func, or_, select, update
 
 from anomalyd.errors import AnomalydError
 from anomalyd.ids import SeriesUID, StudyUID
@@ -34,6 +34,8 @@ class Purged:
     images: int
     results: int
     jobs_cancelled: int
+    undelivered: int
+    """Results that were not proven to be in a PACS; they are neither sent nor asked for any more."""
     is_complete: bool
 
 
@@ -60,6 +62,7 @@ def purge_study(store: Store, study_uid: StudyUID, by: str) -> Purged:
         series = select(t.Series.id).where(t.Series.study_uid == study_uid)
         series_ids = connection.execute(series).scalars().all()
         patient = pseudonym(connection, study_uid)
+        undelivered = _count_undelivered(connection, series_ids)
         cancelled = _cancel_jobs(connection, series_ids, now)
         images = forgetting.mark_instances(connection, series_ids, PurgeReason.REQUEST, now)
         results = forgetting.mark_results(connection, series_ids, now)
@@ -74,11 +77,18 @@ def purge_study(store: Store, study_uid: StudyUID, by: str) -> Purged:
             "images": images,
             "results": results,
             "jobs_cancelled": cancelled,
+            "undelivered": undelivered,
             "series": len(series_ids),
         }
         append(connection, AuditEvent(kind=AuditKind.PURGED, at=now, study_uid=study_uid, detail=detail, **patient))
     erased = forgetting.erase(store)
-    return Purged(images, results, cancelled, erased.is_complete)
+    return Purged(images, results, cancelled, undelivered, erased.is_complete)
+
+
+def _count_undelivered(connection: Connection, series_ids: Sequence[int]) -> int:
+    jobs = select(t.Job.id).where(t.Job.series_id.in_(series_ids))
+    still = (t.Delivery.job_id.in_(jobs), t.Delivery.state.not_in(_CLOSED_DELIVERIES))
+    return connection.execute(select(func.count()).where(*still)).scalar_one()
 
 
 def sweep(store: Store, keep_for: timedelta) -> tuple[Expired, ...]:

@@ -73,7 +73,7 @@ def purge(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask on a terminal.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Forget one study: images, results, names. It cannot be undone; audit rows (hashes) stay."""
+    """Forget one study: images, results (sent or not), names. It cannot be undone; audit rows (hashes) stay."""
     from anomalyd.storage.retention import purge_study
 
     with opened(config) as (_, store):
@@ -81,6 +81,8 @@ def purge(
             typer.confirm(f"forget study {study} for ever?", abort=True)
         purged = purge_study(store, StudyUID(study), getpass.getuser())
     rest = "" if purged.is_complete else "; the dispatcher erases the last traces"
+    if purged.undelivered:
+        typer.echo(f"{purged.undelivered} deliveries of results were not confirmed yet: they are given up", err=True)
     typer.echo(
         f"{purged.images} images, {purged.results} results forgotten, {purged.jobs_cancelled} jobs cancelled{rest}"
     )

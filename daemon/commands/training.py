@@ -11,6 +11,7 @@ import typer
 from anomalyd.daemon.commands.bar import Bar
 from anomalyd.daemon.commands.options import ConfigOption
 from anomalyd.daemon.logs import quiet_console
+from anomalyd.daemon.settings import load_settings
 from anomalyd.pipeline.terms import Contrast
 
 EXIT_FAILED = 1
@@ -131,9 +132,12 @@ def evaluate(
     device: DeviceOption = TrainDevice.CPU,
     config: ConfigOption = None,
 ) -> None:
-    """Judge a bundle on scans with expert masks and healthy ones, beside the maps that it must beat."""
-    del config
+    """Judge a bundle on scans with expert masks and healthy ones, beside the maps that it must beat.
+
+    Cut as the configuration says: pipeline.score, voxel_rate, false_findings_per_scan.
+    """
     quiet_console()
+    settings = load_settings(config).pipeline.analysis
     from anomalyd.pipeline.train.evaluate import evaluate_bundle
 
     with Bar() as bar:
@@ -143,8 +147,12 @@ def evaluate(
             masks,
             out,
             device=device.value,
+            settings=settings,
             command=shlex.join(
-                ["anomalyd", "evaluate", *map(str, (bundle, "--images", images, "--masks", masks, "--out", out))]
+                [
+                    *("anomalyd", "evaluate", str(bundle), "--images", str(images), "--masks", str(masks)),
+                    *("--out", str(out), "--device", device.value, *(("--config", str(config)) if config else ())),
+                ]
             ),
             on_progress=lambda done, of: bar.show("evaluation", done, of),
         )
@@ -156,7 +164,7 @@ def evaluate(
 
 def import_checkpoint(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", exists=True, dir_okay=False)],
-    out: Annotated[Path, typer.Option(metavar="BUNDLE", help="The bundle to make.")],
+    out: Annotated[Path, typer.Option(metavar="BUNDLE", help="The bundle to make, or to replace.")],
     contrast: Annotated[Contrast, typer.Option(help="What the network was trained on.")] = Contrast.T1W,
     like: Annotated[
         Path | None,

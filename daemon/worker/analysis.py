@@ -79,17 +79,17 @@ class Analyst:
         """Results on disk, or why the scan is withheld. Raises Ineligible, Broken, and what a bug raises."""
         if job.kind is JobKind.NOTICE:
             on_stage(Stage.RESULTS)
-            return tell(self._store, job)
+            return tell(self._store, job, self._settings.pipeline.device_serial)
         if job.kind is JobKind.REJECTION_NOTE:
             on_stage(Stage.RESULTS)
-            return withdraw(self._store, job)
+            return withdraw(self._store, job, self._settings.pipeline.device_serial)
         times = StageTimes()
 
         def begin(stage: Stage) -> None:
             times(stage)
             on_stage(stage)
 
-        bundle = self._bundle_of(job)
+        bundle, serial = self._bundle_of(job), self._settings.pipeline.device_serial
         subject = Subject(job.series_uid, job.instance_set, self._settings.pipeline.analysis.model_dump(mode="json"))
         begin(Stage.READ)
         source = self._source(job)
@@ -100,7 +100,9 @@ class Analyst:
             finding = self._find(volume, bundle, job.series_uid, begin)
         except Withheld as exc:
             begin(Stage.RESULTS)
-            notice = NoticeContext(headers, bundle.model, exc.text, job.created_at, job.instance_set, job.settings)
+            notice = NoticeContext(
+                headers, bundle.model, exc.text, job.created_at, job.instance_set, job.settings, serial
+            )
             made = written(self._store, (build_notice(notice),))
             times.stop()
             told = (*warnings, *volume.warnings)
@@ -117,6 +119,7 @@ class Analyst:
             instance_set=job.instance_set,
             settings=job.settings,
             warnings=warnings,
+            device_serial=serial,
             predecessor=Earlier(before.series_uid, before.sop_instance_uid) if before else None,
         )
         results = written(self._store, build_results(context, kinds_to_make(self._settings.daemon)))

@@ -13,7 +13,7 @@ from anomalyd.storage.jobs import Job
 from anomalyd.storage.series import instances_of, open_instance
 
 
-def tell(store: Store, job: Job) -> Analysed:
+def tell(store: Store, job: Job, device_serial: str) -> Analysed:
     """The notice on disk, of a job of kind NOTICE. Raises Broken where an object that it names is not kept any more."""
     if job.report is None:
         raise Broken("the job does not say what its notice is to tell: send the series again")
@@ -23,6 +23,6 @@ def tell(store: Store, job: Job) -> Analysed:
     if len(rows) < len(named):
         raise Broken(f"{len(named) - len(rows)} of {len(named)} images of the series are not kept any more: purged")
     headers = [read_header(open_part10(open_instance(store, row)))[0] for row in rows]
-    context = NoticeContext(headers, None, reason.text, job.created_at, job.instance_set, job.settings)
+    context = NoticeContext(headers, None, reason.text, job.created_at, job.instance_set, job.settings, device_serial)
     subject = report.Subject(job.series_uid, job.instance_set)
     return Analysed(written(store, (build_notice(context),)), report.not_analysed(subject, "ineligible", reason))

@@ -13,7 +13,7 @@ from anomalyd.storage.series import instances_of, open_instance
 from anomalyd.storage.withdrawing import withdrawal_of
 
 
-def withdraw(store: Store, job: Job) -> Analysed:
+def withdraw(store: Store, job: Job, device_serial: str) -> Analysed:
     """The note on disk, of a job of kind REJECTION_NOTE.
 
     Raises Broken where what it is made of is not kept any more.
@@ -29,6 +29,7 @@ def withdraw(store: Store, job: Job) -> Analysed:
         job_time=job.created_at,
         instance_set=job.instance_set,
         settings=job.settings,
+        device_serial=device_serial,
     )
     report = {"status": "rejection_note", "withdraws": why.detail}
     return Analysed(written(store, (build_rejection_note(context),)), report, destination=why.destination)

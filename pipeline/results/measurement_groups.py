@@ -1,5 +1,6 @@
 """The content of the structured report: TID 1500 with a group for the scan, and two for each lesion (PS3.16)."""
 
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -21,7 +22,7 @@ from anomalyd.pipeline.results.own_codes import (
     THRESHOLD,
 )
 from anomalyd.pipeline.results.stamp import ascii_text
-from anomalyd.pipeline.results.uids import ResultKey
+from anomalyd.pipeline.results.uids import ResultKey, device_uid
 from anomalyd.pipeline.results.version import PRODUCT, RESEARCH_USE, version_line
 
 NOTHING: Final = "no candidate above threshold"
@@ -46,16 +47,16 @@ def report_content(source: Source, context: ResultContext, key: ResultKey) -> sr
         groups.append(_volume_group(lesion, source, context, key))
         groups.append(_plane_group(lesion, worst, source, context, key))
     return sr.MeasurementReport(
-        observation_context=sr.ObservationContext(observer_device_context=_observer(context, key)),
+        observation_context=sr.ObservationContext(observer_device_context=_observer(context)),
         procedure_reported=MRI_OF_BRAIN,
         imaging_measurements=groups,
     )
 
 
-def _observer(context: ResultContext, key: ResultKey) -> sr.ObserverContext:
+def _observer(context: ResultContext) -> sr.ObserverContext:
     """Us, as the device that observed (TID 1004)."""
     attributes = sr.DeviceObserverIdentifyingAttributes(
-        uid=key.instance("observer", 1),
+        uid=device_uid(context.device_serial),
         name=PRODUCT,
         manufacturer_name=PRODUCT,
         model_name=version_line(context.finding.model),
@@ -84,6 +85,7 @@ def _scan_group(context: ResultContext, key: ResultKey) -> sr.MeasurementsAndQua
         f"{RESEARCH_USE}. {f'{count} candidates' if count else NOTHING}.",
         f"Scan score {finding.score:.4g}, percentile {finding.score_percentile:.1f} of healthy reference scans.",
         f"Threshold {finding.threshold:.4g}: {finding.threshold_text}.",
+        *_reference(finding),
         *(f"Warning: {warning}" for warning in context.all_warnings),
     ]
     relationship = sr.RelationshipTypeValues.CONTAINS
@@ -91,6 +93,13 @@ def _scan_group(context: ResultContext, key: ResultKey) -> sr.MeasurementsAndQua
         sr.TextContentItem(codes.DCM.Comment, ascii_text(text), relationship) for text in texts
     )
     return group
+
+
+def _reference(finding: Finding) -> Iterator[str]:
+    """Whom the scan was compared with."""
+    if finding.reference_ages is not None:
+        youngest, oldest = finding.reference_ages
+        yield f"Healthy reference: people of {youngest:.0f} to {oldest:.0f} years."
 
 
 def _volume_group(

@@ -17,6 +17,7 @@ from anomalyd.pipeline.results.attributes import TYPE_2
 from anomalyd.pipeline.results.header import Origin
 from anomalyd.pipeline.results.objects import Rejected, RejectionContext, ResultKind, ResultObject
 from anomalyd.pipeline.results.stamp import item, key_of, part10, series_number, stamp_document
+from anomalyd.pipeline.results.uids import device_uid
 from anomalyd.pipeline.results.version import PRODUCT, RESEARCH_USE, version_line
 
 DESCRIPTION: Final = f"{RESEARCH_USE}. Withdrawn: a newer result of {PRODUCT} for the same series lies in this study."
@@ -33,7 +34,7 @@ def build_rejection_note(context: RejectionContext) -> ResultObject:
         uid, series = key.instance(kind, 1), key.series(kind)
         objects = [_evidence(source, one) for one in context.rejected]
         observer = sr.DeviceObserverIdentifyingAttributes(
-            uid=key.instance("observer", 1),
+            uid=device_uid(context.device_serial),
             name=PRODUCT,
             manufacturer_name=PRODUCT,
             model_name=version_line(context.model),

@@ -14,6 +14,11 @@ def result_uid(*parts: str) -> str:
     return f"2.25.{uuid.uuid5(_NAMESPACE, _SEPARATOR.join(parts)).int}"
 
 
+def device_uid(serial: str) -> str:
+    """Of an installation, by its Device Serial Number: alike in all its documents (PS3.16 TID 1004)."""
+    return result_uid("device", serial)
+
+
 IMPLEMENTATION_UID = result_uid("implementation class")
 
 

@@ -126,7 +126,7 @@ def _opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
             yield stored
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as exc:
         raise ConfigError(
-            f"{path} is no file of prepared scans (cohort.npz of `anomalyd train`), or it is damaged: {exc}"
+            f"{path} is no file of prepared scans (cohort.npz of `anomalyd train`), or damaged; scans come as a folder"
         ) from exc
 
 

@@ -53,20 +53,22 @@ def evaluate_bundle(
     out: Path,
     *,
     device: str = "cpu",
+    settings: AnalysisSettings = AnalysisSettings(),  # noqa: B008 - frozen
     command: str = "",
     on_progress: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> EvaluationReport:
     """results.csv, results.md, pr-curves.png and overlays.png in `out`; the same bytes for the same input.
 
     images: NIfTI files, and folders of one DICOM series each. masks: NIfTI, of the image's name; none: healthy.
-    command: the command line that is run, for the table. Raises ConfigError where there is no image, or `out` cannot be
+    settings: which score is cut, and where. command: the command line that is run, for the table. Raises ConfigError
+    where there is no image, the bundle is not calibrated for these settings, or `out` cannot be
     written.
     """
     loaded = load_bundle(bundle)
     sources = tuple(_sources(images, loaded.model.contrast))
     if not sources:
         raise ConfigError(f"no NIfTI file and no folder in {images}")
-    cut = choose_cut(loaded, AnalysisSettings())
+    cut = choose_cut(loaded, settings)
     results: list[ScanResult] = []
     overlays: list[Overlay] = []
     skipped: list[tuple[str, str]] = []
@@ -114,7 +116,7 @@ def _evaluate(bundle: Bundle, source: _Source, mask: Path, cut: Cut, device: str
     volume = source.read()
     lesion = _lesion(mask, volume) if mask.exists() else np.zeros(volume.grid.shape, dtype=np.bool_)
     runtime = Runtime("cuda" if device == "cuda" else "cpu")
-    judged = judge(place(volume, bundle), bundle, runtime=runtime, seed_text=source.name)
+    judged = judge(place(volume, bundle), bundle, mode=cut.mode, runtime=runtime, seed_text=source.name)
     maps = onto_source(volume, judged, bundle)
     check_within_limits(judged, maps, bundle, cut.mode)
     found = measure(maps, volume.grid, cut.threshold, volume.interpolated_slices)

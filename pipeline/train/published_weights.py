@@ -172,10 +172,11 @@ def _check(path: Path, found: Mapping[str, Tensor], width: int) -> None:
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen, "not finite": useless}
     faults = [f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds.items() if names]
     if faults:
+        foreign = missing or unexpected or misshapen
+        hint = ". Only the network without conditioning can be had (1 channel, channel_mult 1, 2, 2, 3 blocks a level)"
         raise ConfigError(
             f"{path} does not fit the published network of width {width}, which has {len(expected)} tensors: "
-            f"{'; '.join(faults)}. Only the network without conditioning can be imported (1 channel, channel_mult 1, "
-            "2, 2, 3 blocks a level)"
+            f"{'; '.join(faults)}{hint if foreign else ''}"
         )
 
 

@@ -92,7 +92,7 @@ def _at_cut(result: ScanResult, rates: Sequence[float]) -> list[str]:
 
 def write_markdown(path: Path, run: Run, results: Sequence[ScanResult], skipped: Sequence[tuple[str, str]]) -> None:
     """The tables for people: means over scans, standard deviation, and the middle 95 % of bootstrapped means."""
-    model, mode = run.bundle.model, run.bundle.description.score.mode
+    model, mode = run.bundle.model, run.cut.mode
     versions = ", ".join(f"{name} {version}" for name, version in package_versions().items())
     made_with = f"Bundle digest `{model.digest}`; score: {mode}; cut at {run.cut.threshold:.4g}: {run.cut.text}."
     how = f"Mean ± standard deviation over scans [95 % bootstrap interval of the mean, {BOOTSTRAPS} draws of scans]."

@@ -262,9 +262,13 @@ def test_watch_once_is_one_picture(stepped: SteppedStore, run: Run) -> None:
 
 def test_purge_forgets_a_study_and_an_unknown_one_is_1(stepped: SteppedStore, run: Run) -> None:
     stepped.done("pacs")
-    code, out, _ = run("purge", "--study", STUDY)
+    code, out, error = run("purge", "--study", STUDY)
     assert code == 0
     assert "3 images, 2 results forgotten" in out
+    assert "2 deliveries of results were not confirmed yet" in error
+    code, out, _ = run("explain", SERIES)
+    assert code == 0
+    assert "purged" in out
     assert run("purge", "--study", "1.2.3.4.5")[0] == 1
     assert run("purge", "--study", "../../etc")[0] == 2
 

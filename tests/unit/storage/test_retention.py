@@ -110,7 +110,7 @@ def test_promise_3_a_purged_study_leaves_no_byte_of_the_patient_behind(scanner: 
     for marker in (PATIENT_ID, PATIENT_NAME, ACCESSION, "PIXELS OF A PATIENT"):
         assert marker.encode() in before
     purged = retention.purge_study(stepped.store, STUDY, by="admin")
-    assert (purged.images, purged.results, purged.is_complete) == (4, 1, True)
+    assert (purged.images, purged.results, purged.undelivered, purged.is_complete) == (4, 1, 1, True)
     after = bytes_on_disk(stepped.store.root)
     for marker in (PATIENT_ID, PATIENT_NAME, ACCESSION, "PIXELS OF A PATIENT"):
         assert marker.encode() not in after
@@ -148,6 +148,7 @@ def test_promise_3_a_purge_has_its_audit_rows_and_stops_running_analyses(scanner
     assert row is not None
     assert (row.state, (row.reason or {})["criterion"]) == (SeriesState.INELIGIBLE, "purged")
     assert [row.kind for row in audit.history_of(stepped.store, STUDY)][-2:] == ["purged", "erased"]
+    assert [row.kind for row in audit.history_of(stepped.store, series)][-1] == "purged"
     asked = audit.AuditFilter(patient_id=PATIENT_ID, kind=audit.AuditKind.PURGED)
     assert len(list(audit.query(stepped.store, asked))) == 1
     assert audit.verify(stepped.store).is_intact

@@ -56,8 +56,8 @@ def test_the_worker_makes_one_image_that_says_why(store: Store, tmp_path: Path, 
     series = PhantomWriter(**WRITER, enhanced=is_enhanced).write(tmp_path / "in")
     (job,) = decided(store, series)
     assert job.kind is JobKind.NOTICE
-    made = tell(store, job)
-    assert made.results == tell(store, job).results  # the same bytes: a worker may die, and another makes it
+    made = tell(store, job, "serial")
+    assert made.results == tell(store, job, "serial").results  # the same bytes: a worker may die, and another makes it
     (result,) = made.results
     assert result.kind == "ineligible"
     notice = pydicom.dcmread(io.BytesIO(objects.read_result(store, result.file.path, result.file.sha256)))
@@ -92,4 +92,4 @@ def test_images_that_were_purged_meanwhile_fail_the_notice_in_words(store: Store
     (job,) = decided(store, series)
     purge_study(store, series.study_uid, "test")
     with pytest.raises(Broken, match="images of the series are not kept any more"):
-        tell(store, job)
+        tell(store, job, "serial")

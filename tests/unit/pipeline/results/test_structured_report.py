@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from scipy import ndimage
 
-from anomalyd.ids import InstanceUID, SeriesUID
+from anomalyd.ids import Digest, InstanceUID, SeriesUID
 from anomalyd.pipeline.finding import Laterality
 from anomalyd.pipeline.results.build import build_results
 from anomalyd.pipeline.results.objects import Earlier, ResultContext, ResultKind
@@ -153,7 +153,21 @@ def test_the_scan_has_its_score_rank_model_threshold_and_warnings(context: Resul
     assert any("RESEARCH USE ONLY" in text for text in texts)
     assert any(finding.threshold_text in text for text in texts)
     assert "Warning: one slice | 1 lost" in texts
+    assert "Healthy reference: people of 19 to 52 years." in texts
     assert group.finding_type is None
+
+
+def test_the_observer_is_the_installation_whatever_the_series(context: ResultContext) -> None:
+    here = observer_of(context)
+    assert observer_of(replace(context, instance_set=Digest("c" * 64))) == here
+    assert observer_of(replace(context, device_serial="another")) != here
+
+
+def observer_of(context: ResultContext) -> str:
+    """Device Observer UID (PS3.16 TID 1004)."""
+    report, _ = read(context)
+    (uid,) = (one.UID for one in report.ContentSequence if one.ValueType == "UIDREF" and "Observer" in one.name.meaning)
+    return str(uid)
 
 
 def test_nothing_found_is_said_in_a_report_without_a_segment(context: ResultContext) -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from anomalyd.errors import ConfigError
 from anomalyd.pipeline.nifti import write_nifti
+from anomalyd.pipeline.settings import AnalysisSettings
 from anomalyd.pipeline.train.baselines import SHIPPED
 from anomalyd.pipeline.train.evaluate import EvaluationReport, evaluate_bundle
 from anomalyd.pipeline.train.insert import insert_ellipsoid
@@ -92,6 +93,13 @@ def test_the_same_input_gives_the_same_bytes(report: EvaluationReport, data: Pat
     run(data, tmp_path / "again")
     for name in FILES:
         assert (tmp_path / "again" / name).read_bytes() == (report.table.parent / name).read_bytes(), name
+
+
+def test_it_cuts_as_the_settings_say(report: EvaluationReport, data: Path, tmp_path: Path) -> None:
+    settings = AnalysisSettings(voxel_rate=0.1)
+    lower = evaluate_bundle(data / "bundle", data / "images", data / "masks", tmp_path, settings=settings)
+    assert "10% of the voxels" in lower.table.read_text()
+    assert sum(scan.marked_share for scan in lower.scans) != sum(scan.marked_share for scan in report.scans)
 
 
 def test_a_mask_that_lies_beside_its_image_is_told(data: Path, tmp_path: Path) -> None:
