@@ -1,7 +1,7 @@
 """Trying a destination and saying in words how far one gets: name, port, association, C-ECHO, what it takes."""
 
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pynetdicom import AE, evt
@@ -120,8 +120,9 @@ def _echo(association: Association, to: Destination) -> Iterator[Step]:
     taken = [kind for kind in others if SOP_CLASSES[kind] in accepted]
     if others:
         refused = [kind for kind in others if kind not in taken]
-        yield Step(f"not in `send`: it would take {_listed(taken)}, and not {_listed(refused)}")
-
-
-def _listed(kinds: Sequence[ResultKind]) -> str:
-    return ", ".join(kinds) or "nothing"
+        parts = [
+            f"{words} {', '.join(kinds)}"
+            for words, kinds in (("would take", taken), ("would not take", refused))
+            if kinds
+        ]
+        yield Step(f"not in `send`: it {'; it '.join(parts)}")

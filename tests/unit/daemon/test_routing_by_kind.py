@@ -114,6 +114,6 @@ def test_check_says_of_each_kind_whether_the_destination_takes_it(free_port: int
     refused = said["it does not take sr (Comprehensive 3D SR Storage)"]
     assert refused.mend == "allow it there, or leave sr out of `send` of pacs"
     (others,) = (text for text in said if text.startswith("not in `send`"))
-    takes, refuses = others.split(", and not ")
+    takes, refuses = others.split("; it would not take ")
     assert takes.endswith("it would take parametric_map")
     assert {"heatmap", "score_map", "labelmap"} <= set(refuses.split(", "))
