@@ -29,7 +29,16 @@ from anomalyd.pipeline.geometry import index_to_lps
 from anomalyd.pipeline.part10 import open_part10, read_header
 from anomalyd.pipeline.read import read_folder, read_volume
 from anomalyd.pipeline.results.build import BUILDERS, build_results
-from anomalyd.pipeline.results.objects import ResultContext, ResultKind, ResultObject
+from anomalyd.pipeline.results.notice import build_notice
+from anomalyd.pipeline.results.objects import (
+    NoticeContext,
+    Rejected,
+    RejectionContext,
+    ResultContext,
+    ResultKind,
+    ResultObject,
+)
+from anomalyd.pipeline.results.rejection_note import build_rejection_note
 from anomalyd.pipeline.selection import VolumeChoice
 from anomalyd.pipeline.series import SeriesHeader
 from anomalyd.pipeline.volume import Grid, SliceSource
@@ -94,9 +103,10 @@ REAL: Mapping[str, int] = {
 @pytest.mark.parametrize("name", MADE)
 def test_results_of_made_series(name: str, tmp_path: Path, requires_peer: RequirePeer) -> None:
     series = MADE[name].write(tmp_path / "series")
-    results = build_results(context_of(series), tuple(BUILDERS))
+    context = context_of(series)
+    results = build_results(context, tuple(BUILDERS))
     assert {one.kind for one in results} == set(BUILDERS)
-    assert_valid(series.files, results, tmp_path / "results", requires_peer)
+    assert_valid(series.files, (*results, *said_of(context, results)), tmp_path / "results", requires_peer)
 
 
 @pytest.mark.slow
@@ -106,10 +116,11 @@ def test_results_of_each_volume_in_each_real_series(
 ) -> None:
     seen = 0
     for series, files in volumes(shared_data / "dicom" / name):
-        results = build_results(with_balls(series, two_balls(series)), tuple(BUILDERS))
+        context = with_balls(series, two_balls(series))
+        results = build_results(context, tuple(BUILDERS))
         assert {one.kind for one in results} == set(BUILDERS)
         sources = [files[uid] for uid, _ in series.choice.instances]
-        assert_valid(sources, results, tmp_path / str(seen), requires_peer)
+        assert_valid(sources, (*results, *said_of(context, results)), tmp_path / str(seen), requires_peer)
         assert_frames_named(results, sources)
         seen += 1
     assert seen == REAL[name]
@@ -123,6 +134,32 @@ def test_the_others_state_no_frame_of_reference_or_have_one_slice(shared_data: P
         for series, _ in volumes(folder):
             with pytest.raises(Ineligible, match="FrameOfReferenceUID"):
                 build_results(with_balls(series, ()))
+
+
+@pytest.mark.parametrize("reason", ["a localizer: series or protocol name says scout", "no bundle for this contrast"])
+def test_a_notice_of_each_real_series(
+    reason: str, shared_data: Path, tmp_path: Path, requires_peer: RequirePeer
+) -> None:
+    """Also of those that no other result can be of."""
+    told = 0
+    for folder in sorted(path for path in (shared_data / "dicom").iterdir() if path.is_dir()):
+        for number, (header, files) in enumerate(read_folder(folder)[0]):
+            sources = [files[instance.instance_uid] for instance in header.instances]
+            headers = [read_header(open_part10(path))[0] for path in sources]
+            notice = build_notice(NoticeContext(headers, None, reason, JOB_TIME, Digest("a" * 64), Digest("b" * 64)))
+            lacking = [name for name in ("PatientSex", "ReferringPhysicianName") if name not in headers[0]]
+            assert_valid(sources, [notice], tmp_path / f"{folder.name}-{number}", requires_peer, *lacking)
+            told += 1
+    assert told >= 19
+
+
+def said_of(context: ResultContext, results: Sequence[ResultObject]) -> Iterator[ResultObject]:
+    """What may be told of the same series: that it was not judged, not chosen, that its results are withdrawn."""
+    same = (JOB_TIME, context.instance_set, context.settings)
+    for model in (context.model, None):
+        yield build_notice(NoticeContext(context.headers, model, "a reason", *same))
+    gone = [Rejected(one.sop_class_uid, one.sop_instance_uid, one.series_uid) for one in results]
+    yield build_rejection_note(RejectionContext(context.headers[0], gone, context.model, *same))
 
 
 def volumes(folder: Path) -> Iterator[tuple[ReadSeries, dict[InstanceUID, Path]]]:
