@@ -77,6 +77,15 @@ class ReadingRoom:
         self.load(series_number)
         self._wait(lambda: warm(self.picture()).sum() >= SEEN and "Loading" not in self._text(), "the SEG is drawn")
 
+    def load_overlay(self, series_number: int) -> None:
+        """Returns when something else is drawn than before, and stands still; of overlays in any colour."""
+        before = self.settle()
+        self.load(series_number)
+        self._wait(
+            lambda: "Loading" not in self._text() and not np.array_equal(self.picture(), before), "the overlay is drawn"
+        )
+        self.settle()
+
     def places(self) -> list[Shown]:
         """Of each pane, from left to right."""
         return [Shown(*map(int, found)) for found in PLACE.findall(self._text())]

@@ -142,6 +142,7 @@ class WebArchive:
             "DicomPort": self.dicom_port,
             "DicomAet": "ORTHANC",
             "DicomAlwaysAllowStore": True,
+            "UnknownSopClassAccepted": True,  # Orthanc 1.10 knows no Label Map Segmentation
             "RemoteAccessAllowed": False,
             "AuthenticationEnabled": False,
             "StorageDirectory": str(self._folder / "storage"),

@@ -34,7 +34,8 @@ RADIUS_MM = 10.0
 SPACING_MM = (4.0, 2.5, 2.5)
 # Odd rows and columns in two of them: frames of the SEG then end within a byte (test_seg_length.py).
 SHAPES: dict[Plane, tuple[int, int, int]] = {"axial": (40, 80, 64), "sagittal": (40, 63, 79), "oblique": (46, 87, 71)}
-SEG, HEATMAP = 301, 302
+SEG, HEATMAP, SCORE_MAP, PARAMETRIC_MAP, LABELMAP = 301, 302, 304, 306, 307
+KINDS = ["heatmap", "summary", "seg", "sr", "score_map", "parametric_map", "labelmap"]
 LIMIT_S = 250.0
 
 
@@ -88,7 +89,7 @@ def analysed(folder: Path, archive: WebArchive, storescu: str) -> dict[Plane, St
     head = insert_lesion(made_up_brain(noise=5.0), LESION, RADIUS_MM, 60.0)
     daemon = RunningDaemon(
         folder / "daemon",
-        daemon={"destinations": [archive.destination]},
+        daemon={"destinations": [{**archive.destination, "send": KINDS}]},
         pipeline={"bundles": [str(folder / "bundle")], "threads": 1},
     )
     studies = {}
@@ -224,3 +225,32 @@ def test_the_heatmaps_scroll_with_the_source(room: Room) -> None:
     near = np.linalg.norm((seen - at) * study.series.grid.spacing_mm[1:], axis=1) < RADIUS_MM
     assert near.sum() * mapping(study, picture.shape).pixel_area > 20  # the lesion is coloured where it lies
     reading.close()
+
+
+@pytest.mark.parametrize("number", [LABELMAP, PARAMETRIC_MAP], ids=["label map", "parametric map"])
+def test_what_is_optional_is_drawn_over_the_source_too(room: Room, number: int) -> None:
+    """OHIF 3.13.2 has a label map in the background's colour: judged by what it changes on a slice of the lesion."""
+    study = room.studies["axial"]
+    plain, drawn = room.open("axial"), room.open("axial")
+    drawn.load_overlay(number)
+    drawn.save(SCREENSHOTS / f"{number}.png")
+    picture = at_the_lesion(drawn, study)
+    changed = np.abs(picture.astype(np.int16) - at_the_lesion(plain, study)).max(axis=2) > 30  # of 255
+    seen = mapping(study, picture.shape).to_slice(np.argwhere(changed))
+    middle, *lesion = study.series.grid.to_index(np.array([LESION]))[0]
+    inner = np.argwhere(study.voxels[round(float(middle))] > 0)  # the viewer's texts beside the head come and go
+    seen = seen[((seen >= inner.min(axis=0)) & (seen <= inner.max(axis=0))).all(axis=1)]
+    near = np.linalg.norm((seen - lesion) * study.series.grid.spacing_mm[1:], axis=1) < RADIUS_MM + 2 * max(SPACING_MM)
+    assert near.sum() > 100
+    if number == LABELMAP:
+        assert near.mean() > 0.95
+    plain.close()
+    drawn.page.close()
+
+
+def at_the_lesion(reading: ReadingRoom, study: Study) -> NDArray[np.uint8]:
+    """The picture of the slice that the lesion's centre lies on."""
+    middle = round(float(study.series.grid.to_index(np.array(LESION))[0]))
+    shown = reading.places()[0]
+    is_forward = study.slice_of[shown.instance_number] == shown.place - 1  # viewers sort either way
+    return reading.wheel((middle + 1 if is_forward else shown.count - middle) - shown.place)
