@@ -66,7 +66,7 @@ class PublishedUNet(nn.Module):
 
     def forward(self, noisy: Tensor, timesteps: Tensor) -> Tensor:
         """The predicted clean slices, float32."""
-        embedding = self.time_embed(time_embedding(timesteps, self.width))
+        embedding = self.time_embed(time_embedding(timesteps, self.width).to(noisy.dtype))
         values = noisy.transpose(2, 3).contiguous() if self.is_transposed else noisy
         kept = []
         for block in self.input_blocks:
