@@ -8,6 +8,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from anomalyd.storage.folders import flush_folder
+
 HEAD_FILE = "audit.head"
 _SEQ_DIGITS = 20
 _LINE_BYTES = _SEQ_DIGITS + 1 + 64 + 1
@@ -42,6 +44,13 @@ class AuditHead:
     def __init__(self, root: Path, *, is_evidence: bool) -> None:
         self._root = root
         self._descriptor = None if is_evidence else os.open(root / HEAD_FILE, os.O_WRONLY | os.O_CREAT, 0o600)
+
+    def begin(self) -> None:
+        """Makes a new file last before there is a row: one that a power cut took would look like a removed one."""
+        if self._descriptor is not None and read_head(self._root) is None:
+            write_head(self._descriptor, GENESIS)
+            os.fsync(self._descriptor)
+            flush_folder(self._root)
 
     def advance(self, link: Link | None) -> None:
         """Writes a link if it is newer than the file's: another process may have been faster."""

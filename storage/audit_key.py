@@ -7,6 +7,7 @@ import secrets
 from pathlib import Path
 
 from anomalyd.errors import ConfigError
+from anomalyd.storage.folders import flush_folder
 
 KEY_BYTES = 32
 KEY_FILE = "audit.key"
@@ -25,11 +26,7 @@ def load_or_make(root: Path) -> bytes:
         finally:
             os.close(descriptor)
         partial.rename(path)
-        folder = os.open(root, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        flush_folder(root)
     try:
         key = bytes.fromhex(path.read_text("ascii"))
     except ValueError:

@@ -23,6 +23,7 @@ from anomalyd.storage import audit_key, schema
 from anomalyd.storage.audit_head import AuditHead
 from anomalyd.storage.canonical import canonical_json
 from anomalyd.storage.clock import Clock, utc_now
+from anomalyd.storage.folders import make_folder
 from anomalyd.storage.settings import StorageSettings
 
 IndexSync = Literal["full", "normal"]
@@ -108,9 +109,8 @@ def open_store(settings: StorageSettings, *, index_sync: IndexSync = "full", clo
     root = settings.root.absolute()
     url = _checked_url(settings, root)
     try:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (root / "results").mkdir(mode=0o700, exist_ok=True)
-        (root / "segments").mkdir(mode=0o700, exist_ok=True)
+        make_folder(root / "results")
+        make_folder(root / "segments")
         with _only_one_opens(root):
             key = audit_key.load_or_make(root)
             _make_private(Path(make_url(url).database or ""))

@@ -11,6 +11,7 @@ from pathlib import Path
 from anomalyd.errors import Broken
 from anomalyd.ids import Digest
 from anomalyd.storage.engine import Store
+from anomalyd.storage.folders import flush_folder
 
 FOLDER = "results"
 _WRITERS = 8
@@ -46,8 +47,8 @@ def write_results(store: Store, results: Sequence[bytes]) -> tuple[StoredResult,
     # One flush of 177 files after another took 1.1 s on a busy machine, eight at a time 0.1 s: the journal groups them.
     with ThreadPoolExecutor(_WRITERS, "results") as writers:
         list(writers.map(_write_whole, files, results))
-    _flush_folder(folder)
-    _flush_folder(folder.parent)
+    flush_folder(folder)
+    flush_folder(folder.parent)
     return tuple(
         StoredResult(f"{name}/{digest}.dcm", digest, len(data)) for digest, data in zip(digests, results, strict=True)
     )
@@ -80,9 +81,11 @@ def remove_results(store: Store, paths: Iterable[str]) -> int:
             file.unlink()
             removed += 1
     for folder in folders:
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-    _flush_folder(store.root / FOLDER)
+        if folder.is_dir():
+            flush_folder(folder)
+            if not any(folder.iterdir()):
+                folder.rmdir()
+    flush_folder(store.root / FOLDER)
     return removed
 
 
@@ -97,11 +100,3 @@ def _write_whole(file: Path, data: bytes) -> None:
     finally:
         os.close(descriptor)
     partial.replace(file)
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,6 +1,6 @@
 """How one record of the segment log looks on disk (decision: GATEWAY 4; the log itself is in segments.py).
 
-    header   64 bytes, little endian, `_HEADER`; ends in its own CRC32
+    header   64 bytes, little endian, `_HEADER`, then `_GROUP`; ends in its own CRC32
     facts    JSON, UTF-8: what is needed to rebuild the index and audit rows, no patient text
     payload  a complete Part 10 file: `prefix` (preamble and file meta information) and the data set as received
     padding  zeros up to a multiple of 64
@@ -24,9 +24,12 @@ MAGIC = b"ANOMSEG1"
 VERSION = 1
 # magic, version, kind, facts length, payload length, received (us since 1970), prefix length, CRC32 of facts + prefix
 _HEADER = struct.Struct("<8sHHIQQII")
+# Bytes from the begin of the group that was flushed with this record, and the same inverted: logs of before have zeros
+_GROUP = struct.Struct("<II")
+_NO_GROUP = 0xFFFFFFFF
 _CRC = struct.Struct("<I")
 HEADER_BYTES = ALIGNMENT
-_FILLER = bytes(HEADER_BYTES - _HEADER.size - _CRC.size)
+_FILLER = bytes(HEADER_BYTES - _HEADER.size - _GROUP.size - _CRC.size)
 FACTS_LIMIT = 1 << 20
 """No writer makes facts this long: a longer length is damage."""
 
@@ -103,10 +106,12 @@ class NewRecord:
         """Length of the Part 10 file in bytes."""
         return len(self.prefix) + self.data_length
 
-    def head(self) -> bytes:
-        """Header, facts and prefix: all that stands before the data set."""
+    def head(self, in_group: int) -> bytes:
+        """Header, facts and prefix: all that stands before the data set. in_group: bytes of its group before it."""
         crc = zlib.crc32(self.prefix, zlib.crc32(self.facts))
-        header = RecordHeader(self.kind, len(self.facts), self.payload_length, self.received_us, len(self.prefix), crc)
+        header = RecordHeader(
+            self.kind, len(self.facts), self.payload_length, self.received_us, len(self.prefix), crc, in_group
+        )
         return header.encoded() + self.facts + self.prefix
 
     @property
@@ -131,6 +136,8 @@ class RecordHeader:
     received_us: int
     prefix_length: int
     text_crc: int
+    in_group: int = 0
+    """How many bytes before it the group begins that was flushed with it."""
 
     @property
     def record_length(self) -> int:
@@ -150,7 +157,8 @@ class RecordHeader:
             self.prefix_length,
             self.text_crc,
         )
-        return fixed + _FILLER + _CRC.pack(zlib.crc32(fixed))
+        group = _GROUP.pack(self.in_group, self.in_group ^ _NO_GROUP)
+        return fixed + group + _FILLER + _CRC.pack(zlib.crc32(fixed))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,6 +175,11 @@ class Record:
         return Place(self.place.segment, self.place.offset + self.header.record_length)
 
     @property
+    def group(self) -> Place:
+        """Where the group begins that was flushed with it: either all of it was acknowledged, or nothing."""
+        return Place(self.place.segment, self.place.offset - self.header.in_group)
+
+    @property
     def payload_offset(self) -> int:
         """Where in the segment the Part 10 file begins."""
         return self.place.offset + HEADER_BYTES + self.header.facts_length
@@ -181,7 +194,11 @@ def decode_header(raw: bytes) -> RecordHeader | None:
     _, version, kind, facts_length, payload_length, received_us, prefix_length, text_crc = _HEADER.unpack_from(raw)
     if version != VERSION or facts_length > FACTS_LIMIT or prefix_length > payload_length:
         return None
-    return RecordHeader(RecordKind(kind), facts_length, payload_length, received_us, prefix_length, text_crc)
+    in_group, inverted = _GROUP.unpack_from(raw, _HEADER.size)
+    return RecordHeader(
+        RecordKind(kind), facts_length, payload_length, received_us, prefix_length, text_crc,
+        in_group if in_group == inverted ^ _NO_GROUP else 0,
+    )  # fmt: skip
 
 
 def encode_facts(facts: dict[str, Any]) -> bytes:

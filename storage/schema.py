@@ -57,7 +57,7 @@ def prepare(engine: Engine, root: Path, key: bytes, now: datetime) -> AuditHead:
             is_evidence = not is_new and not _holds(connection, read_head(root))
     _check(facts, root, key)
     head = AuditHead(root, is_evidence=is_evidence)
-    head.advance(GENESIS)
+    head.begin()
     return head
 
 

@@ -17,8 +17,9 @@ from typing import Final
 from anomalyd.errors import Transient
 from anomalyd.storage import space
 from anomalyd.storage.crash import crash_point
+from anomalyd.storage.folders import flush_folder, make_folder
 from anomalyd.storage.records import Buffer, NewRecord, Place, Record, Spilled
-from anomalyd.storage.segments import FIRST_SEGMENT, Damage, SegmentLog, sync_directory
+from anomalyd.storage.segments import FIRST_SEGMENT, Damage, SegmentLog
 
 SEGMENT_BYTES: Final = 256 * 1024 * 1024
 _IOV_MAX: Final = 1024  # Linux, limits.h
@@ -54,7 +55,7 @@ class SegmentWriter:
     def lock(self, stop: threading.Event) -> bool:
         """Takes the exclusive right to write; a second gateway waits here. False when `stop` came first."""
         directory = self.log.directory
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(directory)
         self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         while True:
             try:
@@ -66,27 +67,26 @@ class SegmentWriter:
                 return True
 
     def recover(self, start: Place) -> Iterator[Record | Damage]:
-        """What stands in the log from `start` on, verified; at the end of the log a torn tail is cut off.
+        """What stands in the log from `start` on, verified; what a crash tore in its last group is removed.
 
-        Damage that valid records follow is left where it is (and is given out): it is not the tail of a crash.
+        A power cut may tear any record of a group that was not flushed, and leave others: those are kept. Damage that
+        a later group follows is left where it is (and is given out): it is no work of a crash.
         """
         end = start
-        torn: Damage | None = None
+        torn: list[Damage] = []
         for found in self.log.scan(start):
-            if torn is not None:
-                yield torn
-            torn = found if isinstance(found, Damage) else None
-            if isinstance(found, Record):
-                end = found.end
-                yield found
+            if isinstance(found, Damage):
+                torn.append(found)
+                continue
+            yield from (damage for damage in torn if damage.place < found.group)
+            torn = [damage for damage in torn if damage.place >= found.group]
+            end = found.end
+            yield found
         segments = self.log.segments()
         newest = segments[-1] if segments else 0
-        if torn is not None:
-            if torn.place.segment == newest:
-                self._cut(torn.place)
-                torn = replace(torn, is_cut_off=True)
-            yield torn
-        elif not self._reaches(end, newest):
+        for damage in torn:
+            yield self._mended(damage, end) if damage.place.segment == newest else damage
+        if not torn and not self._reaches(end, newest):
             yield Damage(end, 0, "the log ends before what the index knows: acknowledged images are lost")
         self._continue_after(newest, end)
 
@@ -144,7 +144,7 @@ class SegmentWriter:
         for record in records:
             places.append(Place(self._segment, offset))
             offset += record.on_disk_length
-            pieces.append(record.head())
+            pieces.append(record.head(places[-1].offset - self._end))
             if isinstance(record.data, Spilled):
                 written = self._write_pieces(pieces, written)
                 pieces = []
@@ -195,7 +195,7 @@ class SegmentWriter:
         descriptor = os.open(self.log.path(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._descriptor, self._segment, self._end, self._reserved = descriptor, number, 0, 0
         os.fsync(descriptor)
-        sync_directory(self.log.directory)
+        flush_folder(self.log.directory)
 
     def _reserve(self, end: int) -> None:
         """Room for the next records: appending to it needs half the CPU, and flushing waits less for the journal."""
@@ -207,21 +207,38 @@ class SegmentWriter:
     def _abandon(self) -> None:
         if self._descriptor is not None:
             with suppress(OSError):
-                os.ftruncate(self._descriptor, self._end)  # room that was reserved and not used
+                os.ftruncate(
+                    self._descriptor, self._end
+                )  # room that was reserved and not used; what a failed group left
+                os.fsync(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = None
+
+    def _mended(self, torn: Damage, end: Place) -> Damage:
+        """The log without it. end: of the last valid record, behind which is nothing to keep."""
+        if torn.place >= end:
+            self._cut(torn.place)
+        else:
+            self.log.blank(torn.place, torn.length)
+        return replace(torn, is_cut_off=True)
 
     def _cut(self, place: Place) -> None:
         descriptor = os.open(self.log.path(place.segment), os.O_WRONLY | os.O_CLOEXEC)
         try:
-            os.ftruncate(descriptor, place.offset)
-            os.fsync(descriptor)
+            if self.log.size(place.segment) > place.offset:  # not cut further in front already
+                os.ftruncate(descriptor, place.offset)
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
     def _continue_after(self, newest: int, end: Place) -> None:
-        """Opens the newest segment for appending, or leaves it to `_roll` when there is none or it was too short."""
+        """Opens the newest segment for appending, or leaves it to `_roll` when there is none or it was too short.
+
+        It is flushed: a gateway that was killed left its last group to the page cache, and from now on a repeat of
+        these images is answered as a duplicate.
+        """
         self._segment = max(newest, end.segment if end.offset else 0)
         if newest >= FIRST_SEGMENT and self._reaches(end, newest):
             self._descriptor = os.open(self.log.path(newest), os.O_WRONLY | os.O_CLOEXEC)
+            os.fsync(self._descriptor)
             self._end = self._reserved = self.log.size(newest)

@@ -18,14 +18,17 @@ from typing import Any, BinaryIO, Final
 
 from anomalyd.errors import Broken
 from anomalyd.storage import space
+from anomalyd.storage.folders import flush_folder
 from anomalyd.storage.records import (
     ALIGNMENT,
     HEADER_BYTES,
     MAGIC,
     Place,
     Record,
+    RecordHeader,
     RecordKind,
     decode_header,
+    encode_facts,
 )
 
 _READ_BYTES: Final = 1 << 20
@@ -57,7 +60,7 @@ class Damage:
     length: int
     what: str
     is_cut_off: bool = False
-    """True where it was the torn tail of the log, and `SegmentWriter.recover` has removed it."""
+    """True where a crash tore it in the last group of the log, and `SegmentWriter.recover` has removed it."""
 
 
 def segments_directory(root: Path) -> Path:
@@ -153,12 +156,25 @@ class SegmentLog:
         finally:
             os.close(descriptor)
 
+    def blank(self, place: Place, length: int) -> None:
+        """Makes a stretch without a valid record one record that means nothing; it may be called again."""
+        facts = encode_facts({})
+        header = RecordHeader(RecordKind.NOTE, len(facts), length - HEADER_BYTES - len(facts), 0, 0, zlib.crc32(facts))
+        descriptor = os.open(self.path(place.segment), os.O_RDWR | os.O_CLOEXEC)
+        try:
+            _overwrite_with_zeros(descriptor, place.offset, length)
+            os.fdatasync(descriptor)
+            _write_all(descriptor, header.encoded() + facts, place.offset)
+            os.fdatasync(descriptor)
+        finally:
+            os.close(descriptor)
+
     def drop(self, segment: int) -> None:
         """Removes a whole segment (retention: all its instances are past their time); never the newest."""
         if segment == self.segments()[-1]:
             raise Broken(f"segment {segment} is the one being written: it cannot be dropped")
         self.path(segment).unlink()
-        sync_directory(self.directory)
+        flush_folder(self.directory)
 
     @contextmanager
     def _opened(self, segment: int) -> Iterator[int]:
@@ -287,12 +303,3 @@ def _overwrite_with_zeros(descriptor: int, offset: int, length: int) -> None:
         piece = bytes(min(_READ_BYTES, length))
         _write_all(descriptor, piece, offset)
         offset, length = offset + len(piece), length - len(piece)
-
-
-def sync_directory(directory: Path) -> None:
-    """Makes created and removed names of a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

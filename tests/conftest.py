@@ -76,6 +76,7 @@ APT_PACKAGES = {
     "dciodvfy": "dicom3tools",
     "dcentvfy": "dicom3tools",
     "strace": "strace",
+    "gcc": "gcc",
     "systemd-analyze": "systemd",
 }
 RequirePeer = Callable[[str], str]

@@ -136,9 +136,37 @@ def test_a_torn_tail_is_cut_off_and_the_log_goes_on(tmp_path: Path, kept: int) -
     assert [type(item) for item in writer.log.scan()] == [Record, Record]
 
 
-def test_damage_that_valid_records_follow_is_reported_and_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("torn", "kept"), [((0,), (1, 2)), ((1,), (0, 2)), ((0, 1), (2,)), ((1, 2), (0,))])
+def test_what_a_power_cut_tore_in_the_last_group_is_blanked_and_the_rest_of_it_kept(
+    tmp_path: Path, torn: tuple[int, ...], kept: tuple[int, ...]
+) -> None:
     writer, _ = opened(tmp_path)
+    before = writer.append([instance(b"acknowledged")])
     places = writer.append([instance(os.urandom(2000)) for _ in range(3)])
+    writer.close()
+    raw = bytearray(writer.log.path(1).read_bytes())
+    for number in torn:
+        raw[places[number].offset + 512 : places[number].offset + 1024] = bytes(512)
+    writer.log.path(1).write_bytes(raw)
+
+    writer, found = opened(tmp_path)
+    assert {item.place for item in found if isinstance(item, Record)} == {*before, *(places[n] for n in kept)}
+    assert all(item.is_cut_off for item in found if isinstance(item, Damage))
+    [after] = writer.append([instance(b"next")])
+    writer.close()
+    writer, found = opened(tmp_path)
+    records = [item for item in found if isinstance(item, Record)]
+    assert len(records) == len(found), "nothing of it is damage any more"
+    assert [item.place for item in records if item.facts] == [*before, *(places[n] for n in kept), after]
+    for number in set(torn) & set(range(max(kept))):
+        begin = places[number].offset + 128
+        assert not any(writer.log.path(1).read_bytes()[begin : begin + 2000]), "no part of an image is left"
+    writer.close()
+
+
+def test_damage_that_later_groups_follow_is_reported_and_left_alone(tmp_path: Path) -> None:
+    writer, _ = opened(tmp_path)
+    places = [place for _ in range(3) for place in writer.append([instance(os.urandom(2000))])]
     writer.close()
     with writer.log.path(1).open("r+b") as file:
         file.seek(places[1].offset + 1000)
