@@ -67,6 +67,8 @@ class StoreCollector(Collector):
         up = {role: int(answers) for role, answers in seen.roles.items()}
         yield _counted("anomalyd_role_up", "1 where a role listens to the others", "role", up)
         yield _gauge("anomalyd_oldest_job_seconds", "Age of the longest waiting job", _oldest_s(seen))
+        pending = float(seen.pending_erasure)
+        yield _gauge("anomalyd_pending_erasure", "Images of purged studies that the gateway has yet to erase", pending)
         yield _gauge("anomalyd_free_bytes", "Free space under storage.root", float(seen.free_bytes))
         yield _sources(seen)
         refused = {"association_rejected": 0, "connection_refused": 0, **turned_away(self._store)}

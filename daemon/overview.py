@@ -7,6 +7,7 @@ from datetime import datetime
 from anomalyd.daemon.wake import Role, waiters
 from anomalyd.storage.alarms import AlarmRow, open_alarms
 from anomalyd.storage.engine import Store
+from anomalyd.storage.erasing import pending_images
 from anomalyd.storage.jobs import Job, jobs
 from anomalyd.storage.overview import DeliveryGroup, Source, counts, delivery_groups, newest_in, sources
 from anomalyd.storage.series import SeriesRow, receiving_series
@@ -39,8 +40,10 @@ class Overview:
     delivery_counts: Mapping[str, int]
     sources: tuple[Source, ...]
     free_bytes: int
+    pending_erasure: int
+    """Images that a purge has forgotten, their bytes not yet overwritten by the gateway."""
     roles: Mapping[str, bool]
-    """Whether somebody listens to wake calls for dispatcher and worker."""
+    """Whether somebody listens to wake calls."""
 
 
 def overview(store: Store, *, recent: int = 5) -> Overview:
@@ -66,5 +69,6 @@ def overview(store: Store, *, recent: int = 5) -> Overview:
         delivery_counts=counted.deliveries,
         sources=sources(store),
         free_bytes=store.free_bytes(),
-        roles={role.value: waiters(store.root, role) > 0 for role in (Role.DISPATCHER, Role.WORKER)},
+        pending_erasure=pending_images(store),
+        roles={role.value: waiters(store.root, role) > 0 for role in Role},
     )

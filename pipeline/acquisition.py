@@ -178,4 +178,4 @@ def _no_person(elements: Elements) -> str:
     described = [elements.text("PatientSpeciesDescription")]
     described += [item.text("CodeMeaning") for item in elements.items("PatientSpeciesCodeSequence")]
     species = next(filter(None, described), "")
-    return f"species {species}" if species and not _HUMAN.search(species) else ""
+    return "registered as of another species" if species and not _HUMAN.search(species) else ""

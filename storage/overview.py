@@ -9,7 +9,7 @@ from sqlalchemy import Connection, func, select, text
 from anomalyd.storage import tables as t
 from anomalyd.storage.engine import Store
 from anomalyd.storage.series import SeriesRow
-from anomalyd.storage.tables import DeliveryState, InstanceState, JobState, SeriesState
+from anomalyd.storage.tables import DeliveryState, JobState, SeriesState
 
 _SETTLED = (DeliveryState.CONFIRMED, DeliveryState.CLOSED)
 
@@ -27,8 +27,6 @@ class Counts:
     oldest_queued_at: datetime | None
     oldest_due_at: datetime | None
     """Since when the oldest delivery waits."""
-    waiting_to_be_erased: int
-    """Images that are purged or expired, their bytes still on disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +69,6 @@ def counts(store: Store) -> Counts:
             select(func.min(t.Delivery.since)).where(t.Delivery.state == DeliveryState.DUE),
         )
         receiving_at, queued_at, due_at = [connection.execute(query).scalar() for query in oldest]
-        purged = (t.Instance.state == InstanceState.PURGED, t.Instance.erased_at.is_(None))
         return Counts(
             series=_by_state(connection, t.Series),
             instances=_by_state(connection, t.Instance),
@@ -80,9 +77,6 @@ def counts(store: Store) -> Counts:
             oldest_receiving_at=receiving_at,
             oldest_queued_at=queued_at,
             oldest_due_at=due_at,
-            waiting_to_be_erased=connection.execute(
-                select(func.count()).select_from(t.Instance).where(*purged)
-            ).scalar_one(),
         )
 
 

@@ -8,12 +8,11 @@ from sqlalchemy import Connection, Select, and_, exists, func, or_, select, upda
 
 from anomalyd.errors import AnomalydError
 from anomalyd.ids import SeriesUID, StudyUID
-from anomalyd.storage import forgetting
+from anomalyd.storage import erasing, forgetting
 from anomalyd.storage import tables as t
 from anomalyd.storage.audit_chain import append
 from anomalyd.storage.audit_events import AuditEvent, AuditKind
 from anomalyd.storage.engine import Store
-from anomalyd.storage.forgetting import Erased
 from anomalyd.storage.jobs import PURGED
 from anomalyd.storage.studies import pseudonym
 from anomalyd.storage.tables import DeliveryState, InstanceState, JobState, PurgeReason, SeriesState
@@ -29,7 +28,10 @@ class NoSuchStudy(AnomalydError):
 
 @dataclass(frozen=True, slots=True)
 class Purged:
-    """What a purge has forgotten. is_complete: also bytes and traces are gone; if not, the dispatcher goes on."""
+    """What a purge has forgotten. Its images' bytes go when the gateway carries the request out.
+
+    is_complete: results and traces of text are gone; if not, the dispatcher goes on.
+    """
 
     images: int
     results: int
@@ -52,8 +54,9 @@ class Expired:
 def purge_study(store: Store, study_uid: StudyUID, by: str) -> Purged:
     """Forgets a study: text, images, results, deliveries, running analyses; raises NoSuchStudy.
 
-    Works beside a running gateway: only finished records are zeroed, in place. An image of the study that arrives
-    after this is a new image. What stays: audit rows (UIDs and hashes), tombstones, and result objects in the PACS.
+    Nobody gets an image of it from now on; the gateway, the only writer of segments, overwrites their bytes
+    (erasing.pending_images). An image of the study that arrives after this is a new image. What stays: audit rows
+    (UIDs and hashes), tombstones, and result objects in the PACS.
     """
     now = store.clock()
     with store.write_through() as connection:
@@ -81,8 +84,7 @@ def purge_study(store: Store, study_uid: StudyUID, by: str) -> Purged:
             "series": len(series_ids),
         }
         append(connection, AuditEvent(kind=AuditKind.PURGED, at=now, study_uid=study_uid, detail=detail, **patient))
-    erased = forgetting.erase(store)
-    return Purged(images, results, cancelled, undelivered, erased.is_complete)
+    return Purged(images, results, cancelled, undelivered, is_complete=erasing.erase_results(store))
 
 
 def _count_undelivered(connection: Connection, series_ids: Sequence[int]) -> int:
@@ -96,20 +98,14 @@ def sweep(store: Store, keep_for: timedelta) -> tuple[Expired, ...]:
 
     That is: ineligible; or each job is withheld, superseded or cancelled, or done with all its deliveries confirmed
     or closed by hand. Never one that is not acknowledged as failed (`cancel` closes a failed job), and never to make
-    room. Bytes go by `erase`, which this calls.
+    room. Results go at once, segments when the gateway carries it out.
     """
     now = store.clock()
     with store.read() as connection:
         ids = connection.execute(_expired(now - keep_for).limit(SERIES_PER_SWEEP)).scalars().all()
     expired = tuple(gone for series_id in ids if (gone := _expire(store, series_id, keep_for, now)))
-    erase(store)
+    erasing.erase_results(store)
     return expired
-
-
-def erase(store: Store) -> Erased:
-    """Removes bytes of what was purged or has expired, and leftovers of dead workers; goes on where it was killed."""
-    forgetting.remove_orphans(store)
-    return forgetting.erase(store)
 
 
 def _expired(before: datetime) -> Select[int]:

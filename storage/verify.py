@@ -47,7 +47,7 @@ class Problem:
 class StoreVerdict:
     """not_indexed: records behind the index's end, which the gateway takes over (or cuts off, if torn) at its start.
 
-    waiting_to_be_erased: purged images whose bytes are still there; `retention.erase` removes them.
+    waiting_to_be_erased: purged images whose bytes are still there; the gateway erases them.
     """
 
     images: int
@@ -68,7 +68,11 @@ class StoreVerdict:
         found = f"{len(self.problems)} problems" if self.problems else "everything is as it was stored"
         counts = f"{self.images} images, {self.results} results, {self.audit.rows} audit rows"
         later = f"; {self.not_indexed} records wait for the gateway's start" if self.not_indexed else ""
-        erase = f"; {self.waiting_to_be_erased} purged images wait to be erased" if self.waiting_to_be_erased else ""
+        erase = (
+            f"; {self.waiting_to_be_erased} purged images wait for the gateway to erase them"
+            if self.waiting_to_be_erased
+            else ""
+        )
         return f"{counts}: {found}{later}{erase}"
 
 

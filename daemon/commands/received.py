@@ -3,8 +3,9 @@
 import getpass
 import os
 import sys
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,7 +14,12 @@ from anomalyd.daemon.commands.options import ConfigOption
 from anomalyd.errors import AnomalydError, BadIdentifier
 from anomalyd.ids import SeriesUID, StudyUID, series_uid, study_uid
 
+if TYPE_CHECKING:
+    from anomalyd.storage.engine import Store
+
 EXIT_FAILED = 1
+ERASE_WAIT_S = 30.0
+_LOOK_AGAIN_S = 0.05
 
 
 class NoSuchSeries(AnomalydError):
@@ -73,19 +79,41 @@ def purge(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask on a terminal.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Forget one study: images, results (sent or not), names. It cannot be undone; audit rows (hashes) stay."""
+    """Forget one study: images, results (sent or not), names. It cannot be undone; audit rows (hashes) stay.
+
+    The gateway erases the images' bytes; while it is down the request is pending.
+    """
     from anomalyd.storage.retention import purge_study
 
     with opened(config) as (_, store):
         if not yes and sys.stdin.isatty():
             typer.confirm(f"forget study {study} for ever?", abort=True)
         purged = purge_study(store, StudyUID(study), getpass.getuser())
+        pending = _erased_by_gateway(store, StudyUID(study))
     rest = "" if purged.is_complete else "; the dispatcher erases the last traces"
     if purged.undelivered:
         typer.echo(f"{purged.undelivered} deliveries of results were not confirmed yet: they are given up", err=True)
     typer.echo(
         f"{purged.images} images, {purged.results} results forgotten, {purged.jobs_cancelled} jobs cancelled{rest}"
     )
+    if pending:
+        typer.echo(
+            f"pending: the bytes of {pending} images are overwritten by the gateway when it runs; nobody gets them "
+            "meanwhile, and `anomalyd status` shows how many are left",
+            err=True,
+        )
+
+
+def _erased_by_gateway(store: "Store", study: StudyUID) -> int:
+    """Wakes the gateway and waits for it, ERASE_WAIT_S at most and not at all where none runs; what is pending."""
+    from anomalyd.daemon.wake import Role, notify
+    from anomalyd.storage.erasing import pending_images
+
+    is_running = notify(store.root, Role.GATEWAY) > 0
+    deadline = time.monotonic() + ERASE_WAIT_S
+    while (pending := pending_images(store, study)) and is_running and time.monotonic() < deadline:
+        time.sleep(_LOOK_AGAIN_S)
+    return pending
 
 
 def verify(config: ConfigOption = None) -> None:

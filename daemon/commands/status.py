@@ -34,7 +34,7 @@ def status(
 
     with opened(config) as (settings, store):
         seen = overview(store)
-    roles = {"gateway": _answers(settings.daemon), **seen.roles}
+    roles = {**seen.roles, "gateway": _answers(settings.daemon)}
     if health:
         silent = [role for role, answers in roles.items() if not answers]
         typer.echo(f"not answering: {', '.join(silent)}" if silent else "all three roles answer")
@@ -135,6 +135,8 @@ def _moving(out: "Console", seen: "Overview", settings: Settings) -> None:
         since = f"since {local(group.since)}, asked again {local(group.next_at)}"
         what = f"{group.objects} results of job {group.job_id} at {group.destination}"
         out.print(f"To confirm {what}, {since}{why}")
+    if seen.pending_erasure:
+        out.print(f"To erase   {seen.pending_erasure} images of purged studies, by the gateway")
     for source in seen.sources:
         ago = age(source.last_at, seen.at)
         out.print(
@@ -165,6 +167,7 @@ def _facts(seen: "Overview", roles: dict[str, bool], settings: Settings) -> dict
         "jobs": seen.job_counts,
         "deliveries": seen.delivery_counts,
         "sources": seen.sources,
+        "pending_erasure": seen.pending_erasure,
         "free_bytes": seen.free_bytes,
         "disk_floor": settings.storage.disk_floor,
     }

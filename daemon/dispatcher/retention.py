@@ -2,6 +2,7 @@
 
 import structlog
 
+from anomalyd.daemon.wake import Role, notify
 from anomalyd.storage import audit, retention
 from anomalyd.storage.alarms import AlarmKind, NewAlarm, raise_alarm
 from anomalyd.storage.audit import AuditEvent, AuditKind, Outcome
@@ -14,9 +15,12 @@ log = structlog.get_logger()
 
 
 def remove_expired(store: Store, settings: StorageSettings) -> None:
-    """Series older than `keep_for` that nobody waits for; bytes of what was purged."""
-    for gone in retention.sweep(store, settings.keep_for):
+    """Series older than `keep_for` that nobody waits for; the gateway is told to drop their segments."""
+    expired = retention.sweep(store, settings.keep_for)
+    for gone in expired:
         log.info("series.expired", series_uid=gone.series_uid, images=gone.images, results=gone.results)
+    if expired:
+        notify(store.root, Role.GATEWAY)
 
 
 class DiskWatch:

@@ -16,6 +16,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # m
 from anomalyd.daemon import notify, scu, wake
 from anomalyd.daemon.certificate_watch import CertificateWatch
 from anomalyd.daemon.gateway.door import Door, DoorLimits
+from anomalyd.daemon.gateway.eraser import Eraser
 from anomalyd.daemon.gateway.lean import share_freed_memory
 from anomalyd.daemon.gateway.peers import AcceptList
 from anomalyd.daemon.gateway.scheduling import ask_for_short_slices
@@ -73,7 +74,7 @@ def _serve(settings: Settings, store: Store, inbox: Inbox, stop: threading.Event
     door = Door(store, inbox, AcceptList.of(daemon), _limits(daemon), self_echo_title=title)
     servers = listen(daemon, door)
     facts = {"host": servers[0].server_address[0], "port": daemon.plain_port, "tls_port": daemon.tls_port}
-    with Lifecycle(store, wake.Role.GATEWAY, settings, facts) as life:
+    with Lifecycle(store, wake.Role.GATEWAY, settings, facts) as life, Eraser(store):
         gc.freeze()  # what the start made stays: the server's collections need not walk it
         life.ready()
         log.info("gateway.ready", ae_title=daemon.ae_title, peers=len(daemon.accept_from), **facts)

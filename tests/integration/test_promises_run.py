@@ -5,19 +5,23 @@ valid UID; its PACS is away at first. Every test looks at what that run left beh
 """
 
 import json
+import shutil
 import sqlite3
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pydicom
 import pytest
+from pydicom.datadict import dictionary_VR, keyword_dict
 from pydicom.uid import SecondaryCaptureImageStorage, SegmentationStorage
 
 from anomalyd.ids import SeriesUID
 from anomalyd.pipeline.finding import Contrast
+from anomalyd.storage.erasing import pending_images
 from anomalyd.storage.jobs import Job, jobs
 from anomalyd.storage.tables import JobState
 from conftest import CHECKOUT
@@ -29,20 +33,14 @@ from waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-MORE_MARKERS = {
-    "IssuerOfPatientID": "ZZMARKERISSUER",
-    "OtherPatientIDs": "ZZMARKEROTHERID",
-    "PatientBirthName": "Zzmarkerbirth^Name",
-    "PatientMotherBirthName": "Zzmarkermother^Name",
-    "PatientAddress": "Zzmarker Street 1",
-    "PatientTelephoneNumbers": "ZZMARKER555",
-    "PatientComments": "zzmarker comment",
-    "AdditionalPatientHistory": "zzmarker history",
-    "ReferringPhysicianName": "Zzmarkerdoctor^Name",
-    "PerformingPhysicianName": "Zzmarkerperformer^Name",
-    "OperatorsName": "Zzmarkeroperator^Name",
+TEXT = ("PN", "LO", "SH", "LT")
+OF_PATIENTS = {
+    keyword: f"ZZMARKER{tag:08X}"
+    for keyword, tag in keyword_dict.items()
+    if dictionary_VR(tag) in TEXT and ("Patient" in keyword or keyword.endswith(("PhysicianName", "OperatorsName")))
 }
-MARKERS = {**PATIENT_MARKERS, **MORE_MARKERS}
+"""Every attribute of DICOM that holds text about a patient, or the name of somebody who saw one."""
+MARKERS = {**OF_PATIENTS, **PATIENT_MARKERS}
 FORBIDDEN = tuple(dict.fromkeys(["zzmarker", *(value.lower() for value in MARKERS.values())]))
 LIMIT_S = 400.0
 
@@ -61,6 +59,8 @@ class Evidence:
     answers: dict[str, str]
     """Output of the commands that show something."""
     refused_sockets: Path
+    temporary: frozenset[str]
+    """Markers in temporary files, looked for while the roles worked."""
     jobs: tuple[Job, ...]
 
     def results(self, sop_class: str) -> list[pydicom.Dataset]:
@@ -81,7 +81,11 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     """The run. Its parts are checked by the tests; here only what they all stand on."""
     folder = tmp_path_factory.mktemp("promises")
     head = PhantomWriter(
-        plane="sagittal", spacing_mm=(2.0, 2.0, 2.0), shape=(88, 128, 128), centre_lps=CENTRE_LPS, attributes=MARKERS
+        plane="sagittal",
+        spacing_mm=(2.0, 2.0, 2.0),
+        shape=(88, 128, 128),
+        centre_lps=CENTRE_LPS,
+        attributes={**MARKERS, "PatientSpeciesDescription": None},
     ).write_volume(make_head().volume, folder / "head")
     flair = PhantomWriter(contrast=Contrast.FLAIR, spacing_mm=(4.0, 2.0, 2.0), attributes=MARKERS).write(
         folder / "flair"
@@ -105,11 +109,15 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
         "PYTHONPATH": str(CHECKOUT / "tests" / "offline_guard"),
         "ANOMALYD_TEST_ALLOWED": f"127.0.0.1:{pacs.port},127.0.0.1:{daemon.port}",
         "ANOMALYD_TEST_ATTEMPTS": str(attempts),
+        "TMPDIR": str(folder / "tmp"),
     }
+    (folder / "tmp").mkdir()
     titles: set[str] = set()
+    temporary: set[str] = set()
 
     def first_delivery_failed() -> bool:
         titles.update(_titles(daemon))
+        temporary.update(markers_in(_bytes_below(folder / "tmp")))
         return _audited(daemon, "retried")
 
     with daemon:
@@ -134,7 +142,10 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
         store = daemon.open_store()
         found = jobs(store)
         store.close()
-    return Evidence(daemon, pacs, head, flair, statuses, frozenset(titles), metrics, answers, attempts, found)
+    temporary.update(markers_in(_bytes_below(folder / "tmp")))
+    return Evidence(
+        daemon, pacs, head, flair, statuses, frozenset(titles), metrics, answers, attempts, frozenset(temporary), found
+    )
 
 
 def _commands(series: SeriesUID) -> tuple[str, ...]:
@@ -161,6 +172,15 @@ def _titles(daemon: RunningDaemon) -> Iterator[str]:
             for name in ("cmdline", "comm"):
                 path = Path(f"/proc/{pid}/{name}")
                 yield path.read_bytes().replace(b"\0", b" ").decode(errors="replace") if path.exists() else ""
+
+
+def _bytes_below(folder: Path) -> str:
+    """What stands in all files there, one byte a character; files may vanish meanwhile."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        with suppress(FileNotFoundError):
+            found.append(path.read_bytes() if path.is_file() else b"")
+    return b"\n".join(found).decode("latin-1")
 
 
 def markers_in(text: str) -> list[str]:
@@ -200,6 +220,11 @@ def test_no_patient_data_in_names_of_files(evidence: Evidence) -> None:
     assert markers_in("\n".join(names)) == []
     received = [evidence.head.study_uid, evidence.head.series_uid]
     assert [name for name in names if any(uid in name for uid in received)] == []
+
+
+def test_no_patient_data_in_temporary_files(evidence: Evidence) -> None:
+    """Promise (DESIGN 2): what must be spilled lies below storage.root, without a name."""
+    assert evidence.temporary == frozenset()
 
 
 def test_no_patient_data_in_process_titles_and_metrics(evidence: Evidence) -> None:
@@ -285,3 +310,42 @@ def test_what_is_not_analysed_says_why(evidence: Evidence) -> None:
     assert "no bundle for this contrast" in detail["text"].lower()
     assert evidence.statuses["without uid"][0] & 0xF000 == 0xC000
     assert evidence.rows("SELECT count(*) FROM audit WHERE kind = 'rejected'") == [(1,)]
+
+
+def test_a_purge_waits_for_the_gateway_and_then_leaves_nothing(evidence: Evidence) -> None:
+    """Promise 3 (DESIGN 4) on all that the run wrote: segments, results, database. On a copy, for the other tests."""
+    root, pixels = evidence.daemon.root.with_name("purged"), _longest_row(evidence.head.files[0])
+    shutil.copytree(evidence.daemon.root, root)
+    daemon = RunningDaemon(root, roles=("gateway",))
+    daemon.write_configuration()
+    before = _bytes_below(daemon.store_root)
+    assert "zzmarker" in markers_in(before)
+    assert pixels in before
+    for series in (evidence.head, evidence.flair):
+        purged = daemon.command("purge", "--study", series.study_uid)
+        assert purged.returncode == 0, purged.stderr
+        assert f"pending: the bytes of {len(series.files)} images" in purged.stderr
+    assert pixels in _bytes_below(daemon.store_root)
+    waiting = len(evidence.head.files) + len(evidence.flair.files)
+    assert f"To erase   {waiting} images" in daemon.command("status").stdout
+    with daemon:
+        wait_until(lambda: _pending(daemon) == 0, limit_s=LIMIT_S, what="all images erased")
+    after = _bytes_below(daemon.store_root)
+    assert markers_in(after) == []
+    assert pixels not in after
+    assert "everything is as it was stored" in daemon.command("verify").stdout
+
+
+def _longest_row(file: Path) -> str:
+    """A row of pixels that no other file is likely to hold, as its bytes."""
+    image = pydicom.dcmread(file).pixel_array
+    row = max(image, key=lambda values: len(set(values.tolist())))
+    return str(row.tobytes().decode("latin-1"))
+
+
+def _pending(daemon: RunningDaemon) -> int:
+    store = daemon.open_store()
+    try:
+        return pending_images(store)
+    finally:
+        store.close()

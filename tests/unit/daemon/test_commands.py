@@ -266,6 +266,8 @@ def test_purge_forgets_a_study_and_an_unknown_one_is_1(stepped: SteppedStore, ru
     assert code == 0
     assert "3 images, 2 results forgotten" in out
     assert "2 deliveries of results were not confirmed yet" in error
+    assert "pending: the bytes of 3 images" in error
+    assert "To erase   3 images" in run("status")[1]
     code, out, _ = run("explain", SERIES)
     assert code == 0
     assert "purged" in out

@@ -28,7 +28,6 @@ def test_counts_and_oldest_ages(stepped: SteppedStore) -> None:
     assert counted.oldest_due_at == began
     assert counted.oldest_queued_at == began + timedelta(seconds=60)
     assert counted.oldest_receiving_at == began + timedelta(seconds=120)
-    assert counted.waiting_to_be_erased == 0
 
 
 def test_deliveries_are_shown_in_groups_until_they_are_settled(stepped: SteppedStore) -> None:

@@ -16,10 +16,9 @@ from pynetdicom.dsutils import encode
 
 from anomalyd.errors import Broken
 from anomalyd.ids import Digest, InstanceUID, SeriesUID, StudyUID
-from anomalyd.storage import audit, confirmations, deliveries, forgetting, objects, queue, retention, verify
+from anomalyd.storage import audit, confirmations, deliveries, erasing, objects, queue, retention, verify
 from anomalyd.storage.engine import open_store
 from anomalyd.storage.inbox import Inbox
-from anomalyd.storage.overview import counts
 from anomalyd.storage.peek import peek
 from anomalyd.storage.received import ReceivedInstance, Sender
 from anomalyd.storage.refusing import refuse_series
@@ -111,6 +110,9 @@ def test_promise_3_a_purged_study_leaves_no_byte_of_the_patient_behind(scanner: 
         assert marker.encode() in before
     purged = retention.purge_study(stepped.store, STUDY, by="admin")
     assert (purged.images, purged.results, purged.undelivered, purged.is_complete) == (4, 1, 1, True)
+    assert erasing.pending_images(stepped.store, STUDY) == 4
+    assert erasing.erase_images(stepped.store) == erasing.ErasedImages(4, 0, ())
+    assert erasing.pending_images(stepped.store) == 0
     after = bytes_on_disk(stepped.store.root)
     for marker in (PATIENT_ID, PATIENT_NAME, ACCESSION, "PIXELS OF A PATIENT"):
         assert marker.encode() not in after
@@ -123,6 +125,7 @@ def test_promise_3_a_purge_leaves_other_studies_alone_and_the_store_whole(scanne
     wanted = [read_instance(stepped.store, row) for row in images(stepped, OTHER_STUDY)]
     purged_rows = images(stepped, STUDY)
     retention.purge_study(stepped.store, STUDY, by="admin")
+    erasing.erase_images(stepped.store)
     assert [read_instance(stepped.store, row) for row in images(stepped, OTHER_STUDY)] == wanted
     assert images(stepped, STUDY) == ()
     with pytest.raises(Broken):
@@ -144,6 +147,7 @@ def test_promise_3_a_purge_has_its_audit_rows_and_stops_running_analyses(scanner
     assert retention.purge_study(stepped.store, STUDY, by="admin").jobs_cancelled == 1
     with pytest.raises(queue.LeaseLost):
         queue.finish(stepped.store, lease, JobState.DONE, [], [], report={})
+    erasing.erase_images(stepped.store)
     row = series_row(stepped.store, STUDY, series)
     assert row is not None
     assert (row.state, (row.reason or {})["criterion"]) == (SeriesState.INELIGIBLE, "purged")
@@ -191,28 +195,42 @@ def test_an_unknown_study_is_told(stepped: SteppedStore) -> None:
         retention.purge_study(stepped.store, STUDY, by="admin")
 
 
-def test_a_purge_killed_in_the_middle_goes_on_at_the_next_sweep(scanner: Scanner, tmp_path: Path) -> None:
+def test_an_erasure_killed_in_the_middle_goes_on_at_the_next_one(scanner: Scanner, tmp_path: Path) -> None:
     stepped = scanner.stepped
     scanner.analysed(STUDY, "pacs")
+    retention.purge_study(stepped.store, STUDY, "admin")
     script = (
         "import sys; from pathlib import Path;"
         "from anomalyd.storage.engine import open_store; from anomalyd.storage.settings import StorageSettings;"
-        "from anomalyd.storage.retention import purge_study;"
-        "purge_study(open_store(StorageSettings(root=Path(sys.argv[1]))), sys.argv[2], 'admin')"
+        "from anomalyd.storage.erasing import erase_images;"
+        "erase_images(open_store(StorageSettings(root=Path(sys.argv[1]))))"
     )
     environment = {**os.environ, "ANOMALYD_CRASH_AT": "purge.mid"}
-    command = [sys.executable, "-c", script, str(stepped.store.root), STUDY]
+    command = [sys.executable, "-c", script, str(stepped.store.root)]
     assert subprocess.run(command, env=environment, check=False, timeout=60).returncode == -9
-    assert counts(stepped.store).waiting_to_be_erased == 4
+    assert erasing.pending_images(stepped.store) == 4
     assert b"PIXELS OF A PATIENT" in bytes_on_disk(stepped.store.root)
     later = open_store(settings_in(tmp_path))
-    erased = retention.erase(later)
-    assert (erased.images, erased.is_complete) == (4, True)
+    assert erasing.erase_images(later).images == 4
     after = bytes_on_disk(stepped.store.root)
     for marker in (PATIENT_ID, PATIENT_NAME, ACCESSION, "PIXELS OF A PATIENT"):
         assert marker.encode() not in after
     assert verify.verify(later).is_whole
     later.close()
+
+
+def test_a_record_that_cannot_be_overwritten_is_told_and_does_not_keep_others(scanner: Scanner) -> None:
+    stepped = scanner.stepped
+    scanner.send(STUDY)
+    torn = images(stepped, STUDY)[1]
+    with SegmentLog(stepped.store.root).path(torn.segment).open("r+b") as segment:
+        segment.seek(torn.offset)
+        segment.write(b"\xff" * 16)
+    retention.purge_study(stepped.store, STUDY, "admin")
+    erased = erasing.erase_images(stepped.store)
+    assert erased.images == 3
+    assert f"at {torn.offset}: no record begins here" in erased.damaged[0]
+    assert erasing.pending_images(stepped.store) == 1
 
 
 def confirm_all(stepped: SteppedStore) -> None:
@@ -251,6 +269,8 @@ def test_promise_9_a_confirmed_series_goes_after_its_time_with_segments_and_resu
     scanner.send(OTHER_STUDY, images=6)
     segments = SegmentLog(stepped.store.root).segments()
     assert swept(stepped) == [STUDY]
+    assert SegmentLog(stepped.store.root).segments() == segments
+    assert erasing.erase_images(stepped.store).segments > 0
     left = SegmentLog(stepped.store.root).segments()
     assert left
     assert set(left) < set(segments)
@@ -331,7 +351,7 @@ def test_files_of_a_worker_that_died_before_publishing_go_when_they_are_old(step
     old = stepped.clock.now.timestamp() - 7200
     for file in (stepped.store.root / "results").glob("*/*"):
         os.utime(file, (old, old))
-    assert forgetting.remove_orphans(stepped.store) == 1
+    assert erasing.remove_orphans(stepped.store) == 1
     for row in queue.results_of(stepped.store, done.id):
         objects.read_result(stepped.store, row.path, row.sha256)
 
