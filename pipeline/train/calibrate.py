@@ -7,12 +7,13 @@ from pathlib import Path
 
 from anomalyd.errors import AnomalydError, ConfigError
 from anomalyd.pipeline.analyse import Judged, Runtime, judge, onto_source, place, rescore
-from anomalyd.pipeline.bundle import CALIBRATION, Bundle, Calibration, CrossValidation, load_bundle, seal
+from anomalyd.pipeline.bundle import CALIBRATION, Bundle, Calibration, CrossValidation, load_bundle
 from anomalyd.pipeline.stages.limits import limits_of
 from anomalyd.pipeline.terms import ScoreMode
 from anomalyd.pipeline.train.cohort import Scan, find_scans
 from anomalyd.pipeline.train.counts import ALLOWED_FINDINGS, ScanCounts, calibrated, count_scan
 from anomalyd.pipeline.train.leave_out import normative_without
+from anomalyd.pipeline.train.new_bundle import changed_bundle, check_place
 from anomalyd.pipeline.train.people import names_of
 from anomalyd.pipeline.volume import Volume
 
@@ -61,9 +62,11 @@ def calibrate_bundle(
 
     Scans of people who trained the bundle are left out where MIN_SCANS others are there, else they are used, and the
     calibration says so. made: scans made from another contrast of people who did not train it, used beside too few real
-    ones, which the calibration says too. Raises ConfigError with fewer than MIN_SCANS scans.
+    ones, which the calibration says too. Raises ConfigError with fewer than MIN_SCANS scans, or where the bundle cannot
+    be written.
     """
     loaded = load_bundle(bundle)
+    check_place(bundle)
     trained = names_of(loaded.description.training.sources)
     found = find_scans(healthy, loaded.model.contrast)
     unseen = (*found.scans, *made)
@@ -82,8 +85,8 @@ def calibrate_bundle(
             f"not usable: {_told(skipped)}"
         )
     calibration = _calibration(loaded, counted)
-    (bundle / CALIBRATION).write_text(calibration.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    seal(bundle)
+    with changed_bundle(bundle) as changed:
+        (changed / CALIBRATION).write_text(calibration.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return _report(loaded, calibration, skipped, [one.scan for one in counted])
 
 

@@ -18,13 +18,14 @@ def model_card(description: BundleDescription, cohort: Cohort) -> str:
     rows = [f"| {s.source} | {len(s.subjects)} | {s.licence or 'not stated'} |" for s in training.sources]
     skipped = [f"* {name}: {reason}" for name, reason in cohort.skipped]
     settings = description.reconstruction
-    fields = f"{settings.fields_per_timestep} simplex fields at index {', '.join(map(str, settings.timesteps))}"
+    levels = ", ".join(map(str, settings.timesteps))
+    fields = f"simplex noise at the indices {levels} ({settings.fields_per_timestep} fields at each)"
     scaled = "scaled by percentiles" if description.histogram.standard is None else "normalised to a standard histogram"
     method = (
         f"A brain is registered to the bundle's template, cut to {description.box.shape} voxels of "
-        f"{description.box.spacing_mm:g} mm (slice, row, column), {scaled}, noised with "
-        f"{fields} of the cosine schedule and denoised in one pass each. What the mean of these healthy counterparts "
-        f"does not explain is scored ({description.score.mode})."
+        f"{description.box.spacing_mm:g} mm (slice, row, column), {scaled}, mixed with "
+        f"{fields} of the cosine schedule and denoised in one pass for each field. What the mean of these "
+        f"healthy counterparts does not explain is scored ({description.score.mode})."
     )
     made_from = (
         f"{people} healthy people, age {ages}; seed {training.seed}, {training.steps} steps. Template: symmetrical "

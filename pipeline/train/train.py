@@ -14,6 +14,7 @@ from anomalyd.pipeline.train.completed import complete_cohort
 from anomalyd.pipeline.train.export import export_bundle
 from anomalyd.pipeline.train.fit import OnProgress, Progress, check_device, fit
 from anomalyd.pipeline.train.joint import joined
+from anomalyd.pipeline.train.new_bundle import check_place
 from anomalyd.pipeline.train.people import names_of, people_of, together
 from anomalyd.pipeline.train.prepare import prepare_cohort
 from anomalyd.pipeline.train.recipe import RECIPES, Preset, Recipe
@@ -104,6 +105,8 @@ def train_bundles(
     """
     recipe = order.recipe
     check_device(order.device)
+    for contrast in order.all_contrasts:
+        check_place(order.bundle_of(contrast))
     cohorts = prepared(order, on_progress, on_skip)
     seed = _seed(order, cohorts[0])
     trainee = fit(
