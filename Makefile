@@ -39,8 +39,9 @@ imports: $(STAMP) ## which way imports point
 
 check: lint types imports test ## what a change must pass
 
-faults: $(STAMP) ## the long crash and fault trials
+faults: $(STAMP) ## the crash and fault trials, then 210 kills at random moments with a table (ARGS="--trials 20 --shipped 1 --seed 12")
 	$(PYTEST) -m faults
+	PYTHONPATH=tests $(BIN)/python -m kills $(ARGS)
 
 fuzz: $(STAMP) ## 22,500 broken objects, PDUs and files; a table of the answers (ARGS="--share 0.1 --first 90000" or "--seed file:59")
 	PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)
