@@ -194,10 +194,17 @@ def close_of_job(store: Store, job_id: int, why: str) -> int:
 
 
 def retry_deliveries(store: Store, job_id: int) -> int:
-    """gave_up | refused -> due at once, `give_up_after` counted anew; gives how many."""
+    """gave_up | refused -> due at once, `give_up_after` counted anew; gives how many.
+
+    None of a superseded job: they would come after the answer that took their place.
+    """
     now = store.clock()
     with store.write() as connection:
-        stuck = select(t.Delivery.id).where(t.Delivery.job_id == job_id, t.Delivery.state.in_(_STUCK))
+        stuck = (
+            select(t.Delivery.id)
+            .join(t.Job, t.Job.id == t.Delivery.job_id)
+            .where(t.Delivery.job_id == job_id, t.Delivery.state.in_(_STUCK), t.Job.superseded_by.is_(None))
+        )
         chosen = pick(connection, connection.execute(stuck).scalars().all(), t.Delivery.state.in_(_STUCK))
         change(connection, chosen, state=DeliveryState.DUE, next_at=now, since=now, attempts=0)
         connection.execute(delete(Confirmation).where(Confirmation.delivery_id.in_([row.id for row in chosen])))

@@ -2,9 +2,10 @@
 
 Superseding (DESIGN 4, promise 4): a job with other images, another bundle or other settings takes the place of those
 before it, so that a series has one answer at a time. An unfinished one becomes `superseded` and loses its lease; a
-finished one keeps its state, points to the newer job, and what was not yet sent of it is not sent any more. If the same
-is chosen again (the later image was purged, the bundle was put back), its job comes back: queued if it never finished,
-else as it was, its deliveries due again.
+finished or cancelled one keeps its state and points to the newer job. What was not yet sent of it is not sent any more,
+and it is not tried again by hand: its answer would come after the newer one. If the same is chosen again (the later
+image was purged, the bundle was put back), its job comes back: queued if it never finished, else as it was, its
+deliveries due again.
 """
 
 from collections.abc import Sequence
@@ -151,7 +152,6 @@ def _supersede_others(connection: Connection, series_id: int, new: NewJob, job: 
         t.Job.kind.in_((job.kind, JobKind.NOTICE)),  # that a series was not chosen is not told once it is
         t.Job.id != job.id,
         t.Job.superseded_by.is_(None),
-        t.Job.state != JobState.CANCELLED,
     )
     for row in connection.execute(others.order_by(t.Job.id)).mappings().all():
         old = as_job(row)

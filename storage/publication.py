@@ -85,13 +85,13 @@ def publish(
 def deliver_kept(store: Store, job_id: int, destinations: Sequence[str], *, wants: Wants = everything) -> int:
     """Deliveries of results that were kept and sent nowhere (too old, no destination then); gives how many are due now.
 
-    Raises NoSuchJob.
+    None of a superseded job: its answer would come after the newer one. Raises NoSuchJob.
     """
     now = store.clock()
     with store.write() as connection:
         job = job_by_id(connection, job_id)
         has_deliveries = select(t.Delivery.id).where(t.Delivery.job_id == job_id).limit(1)
-        if connection.execute(has_deliveries).first() is not None:
+        if job.superseded_by is not None or connection.execute(has_deliveries).first() is not None:
             return 0
         kept = select(t.Result.id, t.Result.kind).where(t.Result.job_id == job_id, t.Result.purged_at.is_(None))
         results = connection.execute(kept.order_by(t.Result.id)).all()

@@ -3,6 +3,7 @@
 A job that is superseded while a worker has it loses its lease at that moment: the worker's finish raises LeaseLost,
 and its results are never published (the newer set of images has a job of its own).
 Attempts count leases. A job whose lease ran out `max_attempts` times has killed its worker that often and is failed.
+So is one that waits and has had them all: the limit was lowered, and no worker would take it.
 """
 
 import random
@@ -179,12 +180,12 @@ def fail(store: Store, lease: Lease, reason: str, *, retryable: bool, max_attemp
     return queued
 
 
-def release(store: Store, lease: Lease, why: str) -> bool:
-    """Gives the job back unfinished, the attempt not counted (a worker told to stop); False if the lease was lost."""
+def release(store: Store, lease: Lease, why: str, *, again_in: timedelta = timedelta(0)) -> bool:
+    """Gives the job back unfinished, the attempt not counted (worker told to stop, full disk); False: it was lost."""
     now = store.clock()
     with store.write() as connection:
         current = job_by_id(connection, lease.job.id)
-        back = {"state": JobState.QUEUED, "attempts": max(0, current.attempts - 1), "not_before": now}
+        back = {"state": JobState.QUEUED, "attempts": max(0, current.attempts - 1), "not_before": now + again_in}
         try:
             free = _end_lease(connection, lease, back)
         except LeaseLost:
@@ -194,9 +195,13 @@ def release(store: Store, lease: Lease, why: str) -> bool:
 
 
 def reap(store: Store, max_attempts: int = MAX_ATTEMPTS) -> tuple[Job, ...]:
-    """Jobs whose lease ran out, now queued again, or failed with an alarm once `max_attempts` workers died of them."""
+    """Jobs whose lease ran out, now queued again, or failed with an alarm once `max_attempts` workers died of them.
+
+    Also failed: jobs that wait with so many attempts behind them, of a time when the limit was higher.
+    """
     now = store.clock()
-    lost = and_(t.Job.state == JobState.LEASED, t.Job.lease_until < now)
+    died = and_(t.Job.state == JobState.LEASED, t.Job.lease_until < now)
+    lost = or_(died, and_(t.Job.state == JobState.QUEUED, t.Job.attempts >= max_attempts))
     with store.read() as connection:
         if connection.execute(select(t.Job.id).where(lost).limit(1)).first() is None:
             return ()
@@ -211,7 +216,10 @@ def retry_job(store: Store, job_id: int) -> Job:
     with store.write() as connection:
         old = job_by_id(connection, job_id)
         if old.state not in {JobState.FAILED, JobState.WITHHELD, JobState.CANCELLED} or old.superseded_by:
-            raise NotPossible(f"job {job_id} is {_told(old)}: only a failed, withheld or cancelled one can be retried")
+            raise NotPossible(
+                f"job {job_id} is {_told(old)}: only a failed, withheld or cancelled one that no other has superseded "
+                "can be retried"
+            )
         values = {"state": JobState.QUEUED, "attempts": 0, "not_before": now, "finished_at": None, "reason": None}
         connection.execute(update(t.Job).where(t.Job.id == job_id).values(**values))
         append(connection, event_of(connection, old, AuditKind.REQUEUED, now, detail={"by": "hand", "was": old.state}))
@@ -284,6 +292,8 @@ def _end_lease(connection: Connection, lease: Lease, values: Mapping[str, Any]) 
 def _reap_one(connection: Connection, lost: Job, max_attempts: int, now: datetime) -> Job:
     times = "once" if lost.attempts == 1 else f"{lost.attempts} times"
     reason = f"worker died {times}"
+    if lost.state is JobState.QUEUED:
+        reason = f"tried {times}, and max_attempts is {max_attempts} now: {lost.reason or 'no reason is known'}"
     if lost.attempts >= max_attempts:
         values = _failed(reason, now)
     else:

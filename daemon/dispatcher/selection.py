@@ -80,7 +80,8 @@ class Selection:
         queue.cancel_job(self._store, job.id, by="its bundle or settings are not in force any more")
         is_made = self._decided(row, job.priority)
         for same in queue.jobs_of_series(self._store, job.study_uid, job.series_uid):
-            if same.state is JobState.CANCELLED and self._is_in_force(same):  # settings were changed there and back
+            is_off = same.state is JobState.CANCELLED and same.superseded_by is None
+            if is_off and self._is_in_force(same):  # settings were changed there and back
                 queue.retry_job(self._store, same.id)
         return is_made
 

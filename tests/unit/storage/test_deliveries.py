@@ -6,11 +6,11 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from anomalyd.ids import SeriesUID, StudyUID
-from anomalyd.storage import audit, confirmations, deliveries, queue
+from anomalyd.storage import audit, confirmations, deliveries, publication, queue
 from anomalyd.storage import tables as t
 from anomalyd.storage.alarms import AlarmKind, NoSuchAlarm, acknowledge, open_alarms
 from anomalyd.storage.deliveries import BackOff
-from anomalyd.storage.tables import DeliveryState
+from anomalyd.storage.tables import DeliveryState, JobState
 from stored import SERIES, SteppedStore
 
 FIVE_MINUTES = timedelta(minutes=5)
@@ -31,6 +31,15 @@ def states(stepped: SteppedStore) -> list[DeliveryState]:
 
 def kinds(stepped: SteppedStore) -> list[str]:
     return [row.kind for row in audit.history_of(stepped.store, SERIES)]
+
+
+def done_of_a_late_slice(stepped: SteppedStore) -> queue.Job:
+    stepped.arrive(4)
+    queue.enqueue(stepped.store, stepped.new_job(stepped.close()))
+    lease = queue.lease(stepped.store, "worker-1", 60)
+    assert lease is not None
+    made = stepped.results(lease.job)
+    return queue.finish(stepped.store, lease, JobState.DONE, made, ["pacs"], report={})
 
 
 def test_a_delivery_goes_from_due_to_confirmed_with_a_row_each(stepped: SteppedStore) -> None:
@@ -128,6 +137,21 @@ def test_past_its_time_a_delivery_gives_up_with_one_alarm_and_retry_revives_it(s
     assert deliveries.retry_deliveries(stepped.store, job.id) == 3
     assert due_ids(stepped) == ids
     assert deliveries.mark_retry(stepped.store, ids, "no route", BACK_OFF) == ()
+
+
+def test_results_of_a_superseded_job_are_not_sent_after_the_newer_ones(stepped: SteppedStore) -> None:
+    old = stepped.done("pacs", results=2)
+    deliveries.mark_refused(stepped.store, due_ids(stepped), "not authorised", status=0x0124)
+    newer = done_of_a_late_slice(stepped)
+    assert deliveries.retry_deliveries(stepped.store, old.id) == 0
+    assert {row.job_id for row in deliveries.due(stepped.store)} == {newer.id}
+
+
+def test_results_that_were_kept_are_not_sent_once_their_job_is_superseded(stepped: SteppedStore) -> None:
+    old = stepped.done(results=2)
+    done_of_a_late_slice(stepped)
+    assert publication.deliver_kept(stepped.store, old.id, ["pacs"]) == 0
+    assert deliveries.deliveries(stepped.store, job_id=old.id) == ()
 
 
 def test_a_refusal_that_no_retry_mends_is_final_and_alarms(stepped: SteppedStore) -> None:

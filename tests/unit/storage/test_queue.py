@@ -246,6 +246,30 @@ def test_a_job_that_killed_three_workers_is_failed_with_the_reason_and_an_alarm(
     assert queue.lease(stepped.store, "worker-4", 60) is None
 
 
+@pytest.mark.parametrize("is_dead", [True, False], ids=["the worker died", "the worker failed"])
+def test_a_job_that_had_more_attempts_than_a_lowered_limit_is_failed_with_the_reason(
+    stepped: SteppedStore,
+    is_dead: bool,  # noqa: FBT001 - parametrised
+) -> None:
+    job = stepped.queued()
+    for _ in range(2):
+        stepped.clock.step(timedelta(hours=2).total_seconds())
+        lease = leased(stepped)
+        if is_dead:
+            stepped.clock.step(61)
+            queue.reap(stepped.store, max_attempts=3)
+        else:
+            queue.fail(stepped.store, lease, "out of GPU memory", retryable=True, max_attempts=3)
+    assert queue.reap(stepped.store, max_attempts=3) == ()
+    (failed,) = queue.reap(stepped.store, max_attempts=2)
+    before = "worker died 2 times" if is_dead else "out of GPU memory"
+    assert (failed.id, failed.state) == (job.id, JobState.FAILED)
+    assert failed.reason == f"tried 2 times, and max_attempts is 2 now: {before}"
+    (alarm,) = open_alarms(stepped.store)
+    assert (alarm.kind, alarm.job_id) == (AlarmKind.JOB_FAILED, job.id)
+    assert queue.reap(stepped.store, max_attempts=2) == ()
+
+
 def test_a_poison_job_leaves_the_queue_to_the_others_without_a_reaper(stepped: SteppedStore) -> None:
     stepped.queued(series=SeriesUID("1.2.3.1"))
     healthy = stepped.queued(series=SeriesUID("1.2.3.2"))
@@ -333,6 +357,15 @@ def test_retry_and_cancel_by_hand(stepped: SteppedStore) -> None:
     assert not queue.heartbeat(stepped.store, lease, 60)
     with pytest.raises(queue.NoSuchJob):
         queue.retry_job(stepped.store, 4711)
+
+
+def test_a_cancelled_job_is_not_retried_beside_the_newer_one(stepped: SteppedStore) -> None:
+    old = stepped.queued()
+    queue.cancel_job(stepped.store, old.id)
+    stepped.arrive(4)
+    newer = queue.enqueue(stepped.store, stepped.new_job(stepped.close()))
+    with pytest.raises(queue.NotPossible, match=f"cancelled and superseded by job {newer.id}"):
+        queue.retry_job(stepped.store, old.id)
 
 
 def test_a_finished_job_is_not_retried_by_hand(stepped: SteppedStore) -> None:

@@ -129,7 +129,7 @@ class QueueMachine(RuleBasedStateMachine):
             if current.state is JobState.SUPERSEDED:
                 current.state, current.attempts, current.not_before = JobState.QUEUED, 0, self.now
         for job in model.jobs.values():
-            if job is not current and job.superseded_by is None and job.state is not JobState.CANCELLED:
+            if job is not current and job.superseded_by is None:
                 job.superseded_by = current.id
                 job.state = JobState.SUPERSEDED if job.state in OPEN else job.state
 

@@ -273,6 +273,21 @@ def test_queued_jobs_of_settings_no_longer_in_force_are_made_anew(
     assert (old.state, new.state) == (JobState.QUEUED, JobState.CANCELLED)
 
 
+def test_an_older_set_that_was_cancelled_by_hand_is_not_brought_back_by_a_start(
+    store: Store, clocks: Clocks, arrivals: Arrivals, tmp_path: Path
+) -> None:
+    series = SMALL.write(tmp_path / "in")
+    arrivals.take(series.files[:-1])
+    close_all(store, clocks)
+    selection_of(store).sweep()
+    queue.cancel_job(store, jobs_of(store, series)[0].id)
+    arrivals.take(series.files[-1:])
+    close_all(store, clocks)
+    selection_of(store, PipelineSettings(voxel_rate=0.01)).sweep()
+    assert selection_of(store).renew_outdated() == 1
+    assert [job.state for job in jobs_of(store, series)] == [JobState.CANCELLED, JobState.CANCELLED, JobState.QUEUED]
+
+
 def test_the_header_cache_is_bounded(store: Store, arrivals: Arrivals, tmp_path: Path) -> None:
     rows = []
     for number in range(3):
