@@ -59,8 +59,8 @@ format: $(STAMP) ## rewrite in house form
 bench: $(STAMP) ## measure: receiving, scoring, one head from last image to last result; appends to docs/bench/*.jsonl
 	PYTHONPATH=tests $(BIN)/python -m bench
 
-bench-receive: $(STAMP) ## measure receiving alone: beside pynetdicom, storescp, Orthanc, and while the worker computes
-	PYTHONPATH=tests $(BIN)/python -m bench receive receive_busy
+bench-receive: $(STAMP) ## measure receiving alone: beside pynetdicom, storescp, Orthanc; from storescu; on a slow disk; while the worker computes
+	PYTHONPATH=tests $(BIN)/python -m bench receive receive_storescu receive_slow_disk receive_busy
 
 bench-score: $(STAMP) ## measure scoring beside the published dense convolution, and one volume's reconstruction
 	PYTHONPATH=tests $(BIN)/python -m bench score

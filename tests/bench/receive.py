@@ -9,7 +9,7 @@ import random
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from io import BytesIO
@@ -43,13 +43,15 @@ class Images:
 
     def messages(self, number: int, pdu_bytes: int) -> list[bytes]:
         """So many C-STORE requests."""
-        made = []
+        return [store_message(data, uid, pdu_bytes=pdu_bytes) for uid, data in self.data_sets(number)]
+
+    def data_sets(self, number: int) -> Iterator[tuple[str, bytes]]:
+        """(SOP Instance UID, data set) of so many images."""
         for _ in range(number):
             uid = f"{_UID_MARK[:27]}{next(self._numbers):020d}"
             data = bytearray(self._raw.replace(_UID_MARK.encode(), uid.encode()))
             data[-20:] = uid[-20:].encode()
-            made.append(store_message(bytes(data), uid, pdu_bytes=pdu_bytes))
-        return made
+            yield uid, bytes(data)
 
 
 def _synthetic_mr(rows: int, columns: int) -> bytes:
@@ -88,13 +90,13 @@ def send(receiver: Receiver, messages: list[bytes], associations: int) -> tuple[
                 wrong.append(status)
 
     senders = [threading.Thread(target=send_share, args=(number,)) for number in range(associations)]
-    cpu_before, begun = _cpu_s(receiver.pid), time.perf_counter()
+    cpu_before, begun = cpu_s(receiver.pid), time.perf_counter()
     for sender in senders:
         sender.start()
     for sender in senders:
         sender.join()
     took = time.perf_counter() - begun
-    cpu = _cpu_s(receiver.pid) - cpu_before
+    cpu = cpu_s(receiver.pid) - cpu_before
     for association in open_ones:
         association.release()
     if wrong:
@@ -102,14 +104,15 @@ def send(receiver: Receiver, messages: list[bytes], associations: int) -> tuple[
     return len(messages) / took, 1000 * cpu / len(messages)
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     """User and system time of a process and its children that have ended."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
-def _measured(open_receiver: Callable[[Path], AbstractContextManager[Receiver]], size: str) -> Iterator[Measure]:
+def measured(open_receiver: Callable[[Path], AbstractContextManager[Receiver]], size: str) -> Iterator[Measure]:
+    """A receiver and the function that measures it at each number of associations."""
     rows, columns, number = SIZES[size]
     images = Images(rows, columns)
     with tempfile.TemporaryDirectory(prefix="anomalyd-bench-") as name, open_receiver(Path(name)) as receiver:
@@ -131,14 +134,17 @@ def _measured(open_receiver: Callable[[Path], AbstractContextManager[Receiver]],
 
 
 @contextmanager
-def _ours(folder: Path) -> Iterator[Receiver]:
-    with RunningDaemon(folder, roles=("gateway",), storage={"disk_floor": "50 MB"}) as daemon:
+def ours(folder: Path, environment: Mapping[str, str] | None = None) -> Iterator[Receiver]:
+    """The gateway alone, with full durability."""
+    storage = {"disk_floor": "50 MB"}
+    with RunningDaemon(folder, roles=("gateway",), storage=storage, environment=environment) as daemon:
         yield Receiver(daemon.port, daemon.children["gateway"].pid)
 
 
-def _peer(
+def peer(
     start: Callable[[str, int, Path], AbstractContextManager[Receiver]], program: str, folder: Path
 ) -> AbstractContextManager[Receiver]:
+    """One of stock_scp's on a free port."""
     return start(program, free_port(), folder)
 
 
@@ -148,13 +154,13 @@ def _pynetdicom(mode: str, folder: Path) -> AbstractContextManager[Receiver]:
 
 def _cases() -> Iterator[Case]:
     for size in SIZES:
-        yield Case(f"{size} anomalyd, durable", partial(_measured, _ours, size))
-        yield Case(f"{size} pynetdicom decode + save_as", partial(_measured, partial(_pynetdicom, "decode"), size))
-        yield Case(f"{size} pynetdicom raw file", partial(_measured, partial(_pynetdicom, "raw"), size))
+        yield Case(f"{size} anomalyd, durable", partial(measured, ours, size))
+        yield Case(f"{size} pynetdicom decode + save_as", partial(measured, partial(_pynetdicom, "decode"), size))
+        yield Case(f"{size} pynetdicom raw file", partial(measured, partial(_pynetdicom, "raw"), size))
         if found := program("storescp"):
-            yield Case(f"{size} storescp --fork", partial(_measured, partial(_peer, storescp, found), size))
+            yield Case(f"{size} storescp --fork", partial(measured, partial(peer, storescp, found), size))
         if found := program("Orthanc"):
-            yield Case(f"{size} Orthanc", partial(_measured, partial(_peer, orthanc, found), size))
+            yield Case(f"{size} Orthanc", partial(measured, partial(peer, orthanc, found), size))
 
 
 CASES = tuple(_cases())

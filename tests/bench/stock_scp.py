@@ -10,7 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +79,7 @@ def storescp(program: str, port: int, folder: Path) -> Iterator[Receiver]:
 
 
 @contextmanager
-def orthanc(program: str, port: int, folder: Path) -> Iterator[Receiver]:
+def orthanc(program: str, port: int, folder: Path, environment: Mapping[str, str] | None = None) -> Iterator[Receiver]:
     """Orthanc as Debian sets it up: SyncStorageArea, no compression."""
     configuration = folder / "orthanc.json"
     configuration.write_text(
@@ -97,7 +97,7 @@ def orthanc(program: str, port: int, folder: Path) -> Iterator[Receiver]:
             }
         )
     )
-    yield from _child([program, str(configuration)], port)
+    yield from _child([program, str(configuration)], port, environment)
 
 
 def program(name: str) -> str:
@@ -105,9 +105,13 @@ def program(name: str) -> str:
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin") or ""
 
 
-def _child(command: list[str], port: int) -> Iterator[Receiver]:
+def _child(command: list[str], port: int, environment: Mapping[str, str] | None = None) -> Iterator[Receiver]:
     child = subprocess.Popen(
-        command, env=PEER_ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command,
+        env={**PEER_ENVIRONMENT, **(environment or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         wait_until(
