@@ -76,7 +76,10 @@ def run(arguments: Sequence[str]) -> int:
         return _fail("interrupted", EXIT_INTERRUPTED)
     except Exception as exc:  # noqa: BLE001 - the last wall before the user: one line, the trace goes to a file
         from anomalyd.daemon.crash_report import write_report
+        from anomalyd.storage.trouble import trouble_of
 
+        if (trouble := trouble_of(exc)) is not None:
+            return _fail(str(trouble), _exit_code(trouble))
         return _fail(f"internal error ({type(exc).__name__}); its trace is in {write_report(exc)}", EXIT_INTERNAL)
     return 0
 

@@ -25,6 +25,7 @@ from anomalyd.storage.canonical import canonical_json
 from anomalyd.storage.clock import Clock, utc_now
 from anomalyd.storage.folders import make_folder
 from anomalyd.storage.settings import StorageSettings
+from anomalyd.storage.trouble import StoreRefuses, trouble_of
 
 IndexSync = Literal["full", "normal"]
 BUSY_TIMEOUT_MS = 5000  # GATEWAY 7
@@ -104,7 +105,8 @@ class Store:
 def open_store(settings: StorageSettings, *, index_sync: IndexSync = "full", clock: Clock = utc_now) -> Store:
     """The store of these settings, made at first use: directories 0700, files 0600, schema, triggers, audit key.
 
-    Raises ConfigError when the directory cannot be written, the schema is another version's, or the audit key is lost.
+    Raises ConfigError when the directory cannot be written, the schema is another version's, the audit key is lost, or
+    the database is damaged; StoreRefuses when the disk is full or read-only, or the database locked for long.
     """
     root = settings.root.absolute()
     url = _checked_url(settings, root)
@@ -118,11 +120,17 @@ def open_store(settings: StorageSettings, *, index_sync: IndexSync = "full", clo
             head = schema.prepare(maker, root, key, clock())
             maker.dispose()
     except OSError as exc:
+        if (trouble := trouble_of(exc)) is not None:
+            raise trouble from exc
         raise ConfigError(
             f"storage.root {root}: {exc.strerror or exc}: the daemon's user must be able to write"
         ) from exc
     except DBAPIError as exc:
-        raise ConfigError(f"storage.url {url}: {exc.orig}: the database cannot be used") from exc
+        trouble = trouble_of(exc)
+        if isinstance(trouble, StoreRefuses):
+            raise trouble from exc
+        # Damage, too: no restart mends it
+        raise ConfigError(f"storage.url {url}: {trouble or exc.orig}: the database cannot be used") from exc
     return Store(root, _engine(url, index_sync), index_sync, clock, key, head)
 
 

@@ -102,20 +102,18 @@ class SegmentWriter:
         Raises LogWriteFailed: none of the group may be acknowledged, the next group goes into a new segment.
         """
         size = sum(record.on_disk_length for record in records)
-        begin = self._end
         try:
             if self._descriptor is None or (self._end and self._end + size > self._segment_bytes):
                 self._roll()
-                begin = 0
             self._reserve(self._end + size)
             places = self._write(records)
             crash_point("gateway.written")
             os.fdatasync(self._fd)
         except OSError as exc:
             failed = self._segment
-            self._end = begin  # `_abandon` cuts there: what a failed group left is taken back, if that can be done
-            self._abandon()
+            self._abandon()  # cut at `_end`: what a failed group left is taken back, if that can be done
             raise LogWriteFailed(failed, exc) from exc
+        self._end += size
         crash_point("gateway.flushed")
         return places
 
@@ -153,7 +151,6 @@ class SegmentWriter:
                 pieces.extend(record.data)
             pieces.append(record.padding)
         self._write_pieces(pieces, written)
-        self._end = offset
         return places
 
     def _write_pieces(self, pieces: list[Buffer], offset: int) -> int:

@@ -81,7 +81,12 @@ def _run(run: RunRole, settings: Settings) -> None:
     except AnomalydError as exc:
         log.exception("role.ended", reason=str(exc))
         raise
-    except Exception:
+    except Exception as exc:
+        from anomalyd.storage.trouble import trouble_of
+
+        if (trouble := trouble_of(exc)) is not None:
+            log.exception("role.ended", reason=str(trouble))
+            raise trouble from exc
         log.exception("role.crashed")
         code = EXIT_INTERNAL
     raise typer.Exit(code)

@@ -72,9 +72,9 @@ def _serve(settings: Settings, store: Store, inbox: Inbox, stop: threading.Event
     daemon = settings.daemon
     title = f"ECHO{secrets.token_hex(6).upper()}"
     door = Door(store, inbox, AcceptList.of(daemon), _limits(daemon), self_echo_title=title)
-    servers = listen(daemon, door)
-    facts = {"host": servers[0].server_address[0], "port": daemon.plain_port, "tls_port": daemon.tls_port}
+    facts = {"host": daemon.host, "port": daemon.plain_port, "tls_port": daemon.tls_port}
     with Lifecycle(store, wake.Role.GATEWAY, settings, facts) as life, Eraser(store):
+        servers = listen(daemon, door)  # last: a start that fails must not have let anybody in
         gc.freeze()  # what the start made stays: the server's collections need not walk it
         life.ready()
         log.info("gateway.ready", ae_title=daemon.ae_title, peers=len(daemon.accept_from), **facts)

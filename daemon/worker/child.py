@@ -32,6 +32,7 @@ from anomalyd.errors import AnomalydError, ConfigError, Ineligible, Transient
 from anomalyd.pipeline.finding import Reason, Stage
 from anomalyd.storage.crash import crash_point
 from anomalyd.storage.jobs import Job
+from anomalyd.storage.trouble import StoreRefuses, trouble_of
 
 OOM_SCORE = "500"
 """When memory runs out, the kernel takes the child, not the gateway (proc(5), oom_score_adj)."""
@@ -83,8 +84,10 @@ def _answer(connection: Connection, analyse: Analyse, job: Job) -> Answer:
     except Ineligible as exc:
         return NotEligible(Reason(exc.criterion, exc.value, exc.limit, exc.text))
     except AnomalydError as exc:
-        return Failed(str(exc), is_retryable=isinstance(exc, Transient))
+        return Failed(str(exc), is_retryable=isinstance(exc, Transient), is_of_store=isinstance(exc, StoreRefuses))
     except Exception as exc:
+        if isinstance(trouble := trouble_of(exc), StoreRefuses):
+            return Failed(f"{trouble} (in stage {stages.current})", is_retryable=True, is_of_store=True)
         log.exception("job.crashed", job_id=job.id, series_uid=job.series_uid, stage=stages.current)
         return Failed(f"{_in_words(exc)} in stage {stages.current}", is_retryable=True, leaves=True)
 

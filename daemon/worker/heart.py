@@ -10,8 +10,11 @@ from sqlalchemy.exc import DBAPIError
 from anomalyd.storage import queue
 from anomalyd.storage.engine import Store
 from anomalyd.storage.queue import Lease
+from anomalyd.storage.trouble import trouble_of
 
 BEATS_PER_LEASE = 3  # GATEWAY 7
+RETRY_S = 1.0
+"""A database that refused is asked again after so long."""
 log = structlog.get_logger()
 
 
@@ -33,17 +36,21 @@ class Heart:
             self._news.set()
 
     def _beat(self) -> None:
+        pause_s = self._lease_s / BEATS_PER_LEASE
         while True:
-            self._news.wait(self._lease_s / BEATS_PER_LEASE)
+            self._news.wait(pause_s)
             self._news.clear()
+            pause_s = self._lease_s / BEATS_PER_LEASE
             if self._ended:
                 return
             try:
                 if not queue.heartbeat(self._store, self._lease, self._lease_s, stage=self._stage):
                     self.lost.set()
                     return
-            except DBAPIError:  # the database is busy or gone for a moment: two more beats fit into the lease
-                log.exception("heartbeat.failed", job_id=self._lease.job.id)
+            except DBAPIError as exc:
+                why = str(trouble_of(exc) or type(exc).__name__)
+                log.error("heartbeat.failed", job_id=self._lease.job.id, reason=why)  # noqa: TRY400 - in words
+                pause_s = min(RETRY_S, pause_s)  # a lease that ran out meanwhile is saved before it is taken back
 
     def __enter__(self) -> Self:
         """Begin."""

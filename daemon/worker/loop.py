@@ -5,8 +5,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import structlog
+from sqlalchemy.exc import DBAPIError
 
 from anomalyd.daemon.settings import Settings
 from anomalyd.daemon.wake import Role, Waiter, notify
@@ -18,6 +20,7 @@ from anomalyd.storage import queue
 from anomalyd.storage.crash import crash_point
 from anomalyd.storage.engine import Store
 from anomalyd.storage.queue import Lease
+from anomalyd.storage.trouble import StoreRefuses, trouble_of
 
 IDLE_S = 1.0
 """How often an idle worker looks at the queue by clock."""
@@ -25,8 +28,11 @@ STOP_GRACE_S = 20.0
 """A job that runs when the worker is told to stop may go on for so long, then it is given back."""
 CANCEL_GRACE_S = 30.0
 """A child that does not hear that its lease is lost (it hears between stages) is killed after so long."""
+RETRY_S = 1.0
+"""A database that refused is asked again after so long."""
 log = structlog.get_logger()
 
+Written = TypeVar("Written")
 StartChild = Callable[[], Child]
 
 
@@ -48,8 +54,7 @@ class Worker:
             child = self.child(stop)
             if child is None:
                 return
-            attempts = self._pipeline.max_attempts
-            lease = queue.lease(self._store, self.name, self._lease_s, max_attempts=attempts)
+            lease = self._written_down(self._leased, stop)
             if lease is None:
                 waiter.wait(IDLE_S)
                 continue
@@ -89,6 +94,26 @@ class Worker:
             self._child.close()
             self._child = None
 
+    def _leased(self) -> Lease | None:
+        return queue.lease(self._store, self.name, self._lease_s, max_attempts=self._pipeline.max_attempts)
+
+    def _written_down(self, write: Callable[[], Written], stop: threading.Event) -> Written | None:
+        """What `write` gives, as soon as the database takes it: a full disk or a lock costs no analysis.
+
+        None when `stop` came first. Raises what is neither.
+        """
+        while True:
+            try:
+                return write()
+            except DBAPIError as exc:
+                trouble = trouble_of(exc)
+                if not isinstance(trouble, StoreRefuses):
+                    raise
+                log.error("store.refuses", reason=str(trouble))  # noqa: TRY400 - in words
+            self._alive()
+            if stop.wait(RETRY_S):
+                return None
+
     def _work(self, child: Child, lease: Lease, stop: threading.Event) -> None:
         job = lease.job
         log.info("job.started", job_id=job.id, series_uid=job.series_uid, attempt=job.attempts)
@@ -101,10 +126,12 @@ class Worker:
                 tick=watch.tick,
             )
             if watch.is_given_back:
-                queue.release(self._store, lease, "the worker was told to stop")
+                why = "the worker was told to stop"
+                self._written_down(lambda: queue.release(self._store, lease, why), stop)
                 log.info("job.given_back", job_id=job.id, series_uid=job.series_uid)
             else:
-                publish(self._store, lease, answer, self._daemon, self._pipeline.max_attempts)
+                attempts = self._pipeline.max_attempts
+                self._written_down(lambda: publish(self._store, lease, answer, self._daemon, attempts), stop)
         if isinstance(answer, Failed) and answer.leaves:
             self.close()
 

@@ -80,11 +80,15 @@ class NotEligible:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Child to parent: no result. is_retryable: another try may go better. leaves: the child ends after saying so."""
+    """Child to parent: no result. is_retryable: another try may go better. leaves: the child ends after saying so.
+
+    is_of_store: disk or database refused; that is no fault of the job, and the try is not counted.
+    """
 
     text: str
     is_retryable: bool
     leaves: bool = False
+    is_of_store: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """What a job's answer does to the store: results and deliveries, or a reason, in one transaction each."""
 
 from dataclasses import asdict
+from datetime import timedelta
 
 import structlog
 
@@ -17,6 +18,8 @@ from anomalyd.storage.refusing import NewNotice, refuse_series
 from anomalyd.storage.series import SeriesRow, series_row
 from anomalyd.storage.tables import JobState, SeriesState
 
+STORE_RETRY = timedelta(seconds=30)
+"""An analysis whose results could not be written waits so long for a disk with room."""
 log = structlog.get_logger()
 
 
@@ -28,6 +31,9 @@ def publish(store: Store, lease: Lease, answer: Answer, daemon: DaemonSettings, 
             _publish_results(store, lease, answer, daemon)
         elif isinstance(answer, NotEligible):
             _refuse(store, lease, answer, daemon, max_attempts)
+        elif isinstance(answer, Failed) and answer.is_of_store:
+            queue.release(store, lease, answer.text, again_in=STORE_RETRY)
+            log.warning("job.given_back", job_id=job.id, series_uid=job.series_uid, reason=answer.text)
         elif isinstance(answer, Failed):
             after = queue.fail(store, lease, answer.text, retryable=answer.is_retryable, max_attempts=max_attempts)
             write = log.error if after.state is JobState.FAILED else log.warning

@@ -137,6 +137,7 @@ def layered(tmp_path: Path, library: Path, **gateway: object) -> tuple[RunningDa
     return daemon, DiskLayer(tmp_path / "disk", tmp_path / "trace", library)
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("index_sync", ["normal", "full"])
 @pytest.mark.parametrize(
     ("images", "cuts"), [(120, 24), pytest.param(1500, 500, marks=pytest.mark.long)], ids=["short", "long"]
