@@ -75,6 +75,7 @@ APT_PACKAGES = {
     "npm": "npm",
     "dciodvfy": "dicom3tools",
     "dcentvfy": "dicom3tools",
+    "spin": "spin",
     "strace": "strace",
     "gcc": "gcc",
     "systemd-analyze": "systemd",
