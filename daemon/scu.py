@@ -1,4 +1,4 @@
-"""What every association that we open needs: no waiting for full segments, and no answer lost on the way to us.
+"""What every association that we open needs: no waiting for full segments, no answer lost, none given up too early.
 
 entity.associate(host, port, contexts, title, evt_handlers=[(evt.EVT_CONN_OPEN, scu.prepare)])
 """
@@ -6,13 +6,16 @@ entity.associate(host, port, contexts, title, evt_handlers=[(evt.EVT_CONN_OPEN, 
 import queue
 import socket
 import ssl
+from contextlib import suppress
 from typing import Any
 
 from pynetdicom.association import Association
 from pynetdicom.events import Event
 from pynetdicom.pdu_primitives import A_ASSOCIATE
+from pynetdicom.transport import AssociationSocket
 
 from anomalyd.daemon import tls
+from anomalyd.daemon.patience import wait_for_answer
 from anomalyd.daemon.tls_settings import PeerTls
 
 REJECTED = (1, 2)  # permanent, transient (PS3.8 table 9-21)
@@ -27,6 +30,7 @@ def prepare(event: Event) -> None:
         if isinstance(transport.socket, ssl.SSLSocket):
             # With TLS 1.3 the socket is readable before there are data (session tickets): a read must not wait for ever
             transport.socket.settimeout(event.assoc.network_timeout)
+        _close_in_any_case(transport)
     _leave_answers_to_the_sender(event)
 
 
@@ -113,6 +117,19 @@ def sort_messages(association: Association) -> None:
     dimse.get_msg = get_msg  # type: ignore[method-assign, assignment]  # no other place to put it
 
 
+def _close_in_any_case(transport: AssociationSocket) -> None:
+    """pynetdicom 3.0.4 leaves a socket open that cannot be shut down, as after a reset by the peer."""
+
+    def shutdown_socket() -> None:
+        connection = transport.socket
+        if connection is not None:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
+    transport._shutdown_socket = shutdown_socket  # type: ignore[method-assign]  # noqa: SLF001 - no other place to put it
+
+
 def _leave_answers_to_the_sender(event: Event) -> None:
     """The association's own thread takes no messages: a requestor gets answers only, and `send_*` waits for them.
 
@@ -120,10 +137,10 @@ def _leave_answers_to_the_sender(event: Event) -> None:
     the thread then takes the answer and drops it, and the sender waits for its time-out (docs/decisions/0050: 18 of
     505 answers lost while other threads computed, none with this).
     """
-    dimse = event.assoc.dimse
-    take = dimse.get_msg
+    association = event.assoc
+    dimse = association.dimse
 
     def get_msg(block: bool = False) -> tuple[int | None, object]:  # noqa: FBT001, FBT002 - pynetdicom's signature
-        return take(block=True) if block else (None, None)
+        return wait_for_answer(association) if block else (None, None)
 
     dimse.get_msg = get_msg  # type: ignore[method-assign, assignment]  # no other place to put it

@@ -80,9 +80,15 @@ def add_job(store: Store, number: int = 1, bundle: str = "") -> Job:
 
 
 def add_finished_job(
-    store: Store, number: int = 1, *, heatmaps: int = 2, seg: bool = True, destinations: Sequence[str] = ("pacs",)
+    store: Store,
+    number: int = 1,
+    *,
+    heatmaps: int = 2,
+    seg: bool = True,
+    destinations: Sequence[str] = ("pacs",),
+    side: int = 16,
 ) -> Made:
-    """A done job with result objects on disk and their deliveries due."""
+    """A done job with result objects on disk, of side x side pixels, and their deliveries due."""
     made = add_job(store, number)
     lease = queue.lease(store, "test", 60)
     assert lease is not None
@@ -90,7 +96,7 @@ def add_finished_job(
     classes = [SecondaryCaptureImageStorage] * heatmaps + [SegmentationStorage] * seg
     uids = [f"2.25.{number}{index:04d}" for index in range(len(classes))]
     files = objects.write_results(
-        store, [part10_object(uid, sop_class) for uid, sop_class in zip(uids, classes, strict=True)]
+        store, [part10_object(uid, sop_class, side=side) for uid, sop_class in zip(uids, classes, strict=True)]
     )
     results = [
         NewResult(
