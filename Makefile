@@ -8,7 +8,7 @@ IN_MEMORY = $(shell [ "$$(df --output=avail /dev/shm 2>/dev/null | tail -n 1)" -
 PYTEST = $(IN_MEMORY) $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types imports faults fuzz fuzz-guided peers bench bench-receive bench-results bench-score wheel format lock
+.PHONY: help setup demo test check lint types imports faults soak fuzz fuzz-guided peers bench bench-receive bench-results bench-score wheel format lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -42,6 +42,9 @@ check: lint types imports test ## what a change must pass
 faults: $(STAMP) ## the crash and fault trials, then 210 kills at random moments with a table (ARGS="--trials 20 --shipped 1 --seed 12")
 	$(PYTEST) -m faults
 	PYTHONPATH=tests $(BIN)/python -m kills $(ARGS)
+
+soak: $(STAMP) ## 50,000 images from 8 senders with faults among them: nothing lost, memory flat (ARGS="--images 5000 --seed 3")
+	PYTHONPATH=tests $(BIN)/python -m soak $(ARGS)
 
 fuzz: $(STAMP) ## 22,500 broken objects, PDUs and files; a table of the answers (ARGS="--share 0.1 --first 90000" or "--seed file:59")
 	PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)

@@ -30,7 +30,7 @@ ROUNDS = 5
 ASSOCIATIONS = (1, 4, 8)
 SIZES = {"132KB": (256, 256, 320), "0.5MB": (512, 512, 160)}
 """Name -> rows, columns, images in a run."""
-_UID_MARK = "1.2.826.0.1.3680043.8.498.1" + "0" * 20
+_UID_MARK, _STUDY_MARK, _SERIES_MARK = (f"1.2.826.0.1.3680043.8.498.{kind}" + "0" * 20 for kind in (1, 2, 3))
 
 
 class Images:
@@ -45,11 +45,15 @@ class Images:
         """So many C-STORE requests."""
         return [store_message(data, uid, pdu_bytes=pdu_bytes) for uid, data in self.data_sets(number)]
 
-    def data_sets(self, number: int) -> Iterator[tuple[str, bytes]]:
-        """(SOP Instance UID, data set) of so many images."""
+    def data_sets(self, number: int, *, own_series: bool = False) -> Iterator[tuple[str, bytes]]:
+        """(SOP Instance UID, data set) of so many images; own_series: in a series and study of their own."""
+        raw = self._raw
+        if own_series:
+            for mark in (_STUDY_MARK, _SERIES_MARK):
+                raw = raw.replace(mark.encode(), f"{mark[:-20]}{next(self._numbers):020d}".encode())
         for _ in range(number):
-            uid = f"{_UID_MARK[:27]}{next(self._numbers):020d}"
-            data = bytearray(self._raw.replace(_UID_MARK.encode(), uid.encode()))
+            uid = f"{_UID_MARK[:-20]}{next(self._numbers):020d}"
+            data = bytearray(raw.replace(_UID_MARK.encode(), uid.encode()))
             data[-20:] = uid[-20:].encode()
             yield uid, bytes(data)
 
@@ -59,7 +63,7 @@ def _synthetic_mr(rows: int, columns: int) -> bytes:
     noise = random.Random(1)  # noqa: S311 - pixels
     ds = Dataset()
     ds.SOPClassUID, ds.SOPInstanceUID = MRImageStorage, _UID_MARK
-    ds.StudyInstanceUID, ds.SeriesInstanceUID = "1.2.826.0.1.1", "1.2.826.0.1.2"
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = _STUDY_MARK, _SERIES_MARK
     ds.PatientName, ds.PatientID, ds.AccessionNumber = "Bench^Mark", "B-1", "A-1"
     ds.Modality, ds.StudyDate, ds.ImageType = "MR", "20260131", ["ORIGINAL", "PRIMARY", "M"]
     ds.ImagePositionPatient, ds.ImageOrientationPatient = [0.0, 0.0, 0.0], [1, 0, 0, 0, 1, 0]
