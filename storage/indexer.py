@@ -6,6 +6,7 @@ So a database that is busy or broken delays rows, and never makes an acknowledge
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -25,6 +26,7 @@ LAG_LIMIT: Final = 64
 _LINGER_S: Final = 0.01
 """Where nobody waits for rows, one transaction for all groups of 10 ms costs half the CPU of one for each."""
 _RETRY_S: Final = 1.0
+_LOOK_S: Final = 0.25
 _FAILURES_UNTIL_NOT_READY: Final = 2
 
 
@@ -111,11 +113,13 @@ class Indexer:
         return self._failures < _FAILURES_UNTIL_NOT_READY and self._thread.is_alive()
 
     def wait_for_room(self, timeout_s: float) -> bool:
-        """False when the rows lag behind by LAG_LIMIT groups, and went on doing so."""
+        """False when the rows lag behind by LAG_LIMIT groups and stay so, or the database is known to refuse."""
+        deadline = time.monotonic() + timeout_s
         while self._submitted - self.indexed >= LAG_LIMIT:
-            self._progress.clear()
-            if self._submitted - self.indexed >= LAG_LIMIT and not self._progress.wait(timeout_s):
+            if not self.is_ready or time.monotonic() > deadline:
                 return False
+            self._progress.wait(_LOOK_S)
+            self._progress.clear()
         return True
 
     # The thread
@@ -141,6 +145,17 @@ class Indexer:
             self._hurry.clear()
         return groups, False
 
+    def _come_meanwhile(self) -> list[FlushedGroup]:
+        """What waits now; the end, if it is there, is left for `_waiting`."""
+        groups: list[FlushedGroup] = []
+        while not self._queue.empty():
+            group = self._queue.get()
+            if group is None:
+                self._queue.put(None)
+                break
+            groups.append(group)
+        return groups
+
     def _index(self, groups: Sequence[FlushedGroup]) -> bool:
         """One transaction, tried until it succeeds; False when the end came first."""
         entries = [entry for group in groups for entry in group.entries]
@@ -154,7 +169,9 @@ class Indexer:
                 _fail(groups, error)
                 if self._closing.wait(_RETRY_S):
                     return False
-                groups = [FlushedGroup(group.number, group.entries, group.end, ()) for group in groups]
+                tried = [FlushedGroup(group.number, group.entries, group.end, ()) for group in groups]
+                groups = [*tried, *self._come_meanwhile()]  # who waits for rows hears of the next failure, not of none
+                entries = [entry for group in groups for entry in group.entries]
             else:
                 break
         crash_point("gateway.committed")

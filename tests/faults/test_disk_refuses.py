@@ -1,0 +1,262 @@
+"""A disk that is full or read-only at each write, of gateway, worker and dispatcher: nothing acknowledged is lost,
+senders hear 0xA700, and all goes on by itself when there is room again.
+"""
+
+import errno
+import hashlib
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from anomalyd.pipeline.bundle import bundle_identity
+from anomalyd.storage import deliveries, queue
+from anomalyd.storage.tables import DeliveryState, JobState
+from anomalyd.storage.verify import verify
+from conftest import CHECKOUT, RequirePeer
+from failing_disk import FULL, READ_ONLY, FailingDisk, Kind
+from images import image, uid_of
+from power_cut import built_library
+from raw_scu import RawAssociation, Rejected, store_message
+from rows import add_job
+from running import ReceivingPacs, RunningDaemon
+from tiny_bundle import tiny_bundle
+from waiting import wait_until
+
+pytestmark = pytest.mark.faults
+LIMIT_S = 60.0
+SUCCESS, NO_SPACE = 0x0000, 0xA700
+EACH_CALL_LIMIT = 100
+ERRORS = {"full": (errno.ENOSPC, FULL), "read-only": (errno.EROFS, READ_ONLY), "broken": (errno.EIO, Kind.FLUSHING)}
+PLACES = ("segments/", "anomalyd.db", "")
+SOME_CALLS, EACH_CALL = 12, 1
+"""Strides: the first calls and some of the others, or every one."""
+SHORT = (
+    ("segments/", "full", "normal"), ("segments/", "read-only", "full"), ("segments/", "broken", "normal"),
+    ("anomalyd.db", "full", "full"), ("anomalyd.db", "read-only", "normal"), ("", "full", "normal"),
+)  # fmt: skip
+LONG = tuple((place, why, sync) for place in PLACES for why in ERRORS for sync in ("normal", "full"))
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory, requires_peer: RequirePeer) -> Path:
+    requires_peer("gcc")
+    return built_library(tmp_path_factory.mktemp("layer"))
+
+
+def calls(stride: int) -> Iterator[int]:
+    """Which call fails first: 1, 2, 3, and from there on every stride-th."""
+    yield from (1, 2)
+    yield from range(3, EACH_CALL_LIMIT, stride)
+
+
+class Door:
+    """A gateway on a disk that may refuse, and what it has acknowledged."""
+
+    def __init__(self, daemon: RunningDaemon, disk: FailingDisk) -> None:
+        self.daemon, self.disk = daemon, disk
+        self.acknowledged: dict[str, str] = {}
+        self._number = 0
+
+    def takes(self, size: int = 5000) -> int | None:
+        """The status of a new image; None where the association is rejected for now."""
+        self._number += 1
+        uid = uid_of(self._number)
+        raw = image(self._number, pixels=os.urandom(size))
+        try:
+            with RawAssociation(self.daemon.port) as scu:
+                status = scu.ask(store_message(raw, uid))
+                scu.release()
+        except Rejected as rejected:
+            if rejected.reason != (2, 3, 1):
+                raise
+            return None
+        if status == SUCCESS:
+            self.acknowledged[uid] = hashlib.sha256(raw).hexdigest()
+        return status
+
+    def wait_until_open(self) -> None:
+        wait_until(lambda: self.takes() == SUCCESS, limit_s=LIMIT_S, what="an image is taken again")
+
+    def has_rows(self) -> bool:
+        """Whether the index knows all that was acknowledged."""
+        with closing(sqlite3.connect(self.daemon.store_root / "anomalyd.db")) as database:
+            rows = database.execute("SELECT instance_uid FROM instance").fetchall()
+        return self.acknowledged.keys() <= {uid for (uid,) in rows}
+
+    def assert_kept(self) -> None:
+        """After the gateway's end."""
+        store = self.daemon.open_store()
+        try:
+            with store.read() as connection:
+                rows = connection.exec_driver_sql("SELECT instance_uid, sha256 FROM instance").all()
+            assert self.acknowledged.items() <= {uid: sha256 for uid, sha256 in rows}.items()  # noqa: C416 - rows are no tuples
+            verdict = verify(store)
+            assert verdict.is_whole, verdict.problems
+            assert verdict.not_indexed == 0
+        finally:
+            store.close()
+
+
+@pytest.fixture
+def door(tmp_path: Path, library: Path, request: pytest.FixtureRequest) -> Iterator[Door]:
+    disk = FailingDisk(tmp_path / "rule", tmp_path / "daemon" / "store", library)
+    limits = {"index_sync": request.param, "segment_bytes": 20_000}  # a new segment every third image
+    with RunningDaemon(tmp_path / "daemon", roles=(), daemon={"gateway": limits}) as daemon:
+        # a sign of life each 0.2 s, so that a door that was not ready tries again soon
+        daemon.start("gateway", environment={**disk.environment, "WATCHDOG_USEC": "600000"})
+        begun = Door(daemon, disk)
+        begun.wait_until_open()
+        yield begun
+        disk.heal()
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    ("place", "why", "door", "stride"),
+    [
+        *((*case, SOME_CALLS) for case in SHORT),
+        *(pytest.param(*case, EACH_CALL, marks=pytest.mark.long) for case in LONG),
+    ],
+    indirect=["door"],
+)
+def test_an_image_is_kept_or_refused_whichever_call_fails(door: Door, why: str, place: str, stride: int) -> None:
+    error, kinds = ERRORS[why]
+    answers = []
+    for begin in calls(stride):
+        door.disk.refuse(error, place, kinds, begin=begin)
+        answers.append(door.takes())
+        wait_until(lambda: door.disk.refused or door.has_rows(), limit_s=LIMIT_S, what="rows, or a refusal")
+        is_last = not door.disk.refused
+        door.disk.heal()
+        if is_last:
+            break
+        door.wait_until_open()
+    else:
+        raise AssertionError(f"more than {EACH_CALL_LIMIT} calls for one image")
+    assert len(answers) > 1
+    assert set(answers) <= {SUCCESS, NO_SPACE, None}
+    assert door.daemon.children["gateway"].poll() is None, "it never ended"
+    assert "Traceback" not in door.daemon.log_text("gateway")
+    door.daemon.stop()
+    door.assert_kept()
+
+
+@pytest.fixture
+def stage(tmp_path: Path, library: Path) -> Iterator[tuple[RunningDaemon, FailingDisk]]:
+    """Worker and dispatcher as processes, a PACS, and a disk that may refuse; the worker's child writes one result."""
+    disk = FailingDisk(tmp_path / "rule", tmp_path / "run" / "store", library)
+    with ReceivingPacs(tmp_path / "pacs") as pacs:
+        bundle = tmp_path / "bundle"
+        tiny_bundle(bundle)
+        daemon = RunningDaemon(
+            tmp_path / "run", destinations=[pacs], roles=(), environment=disk.environment,
+            daemon={"worker": {"lease": 60}, "delivery": {"back_off_first": 1}}, pipeline={"bundles": [str(bundle)]},
+        )  # fmt: skip
+        with daemon:
+            yield daemon, disk
+            disk.heal()
+
+
+class Analysing:
+    """A scripted worker and a dispatcher at work on jobs of a store."""
+
+    def __init__(self, daemon: RunningDaemon, disk: FailingDisk) -> None:
+        self.daemon, self.disk = daemon, disk
+        self.store = daemon.open_store()
+        self._bundle = bundle_identity(Path(daemon.configuration["pipeline"]["bundles"][0])).digest  # type: ignore[index]
+        self._made = 0
+
+    def new_job(self) -> int:
+        self._made += 1
+        return add_job(self.store, self._made, bundle=self._bundle).id
+
+    def has_ended(self, job_id: int) -> bool:
+        """Done, and the PACS has it."""
+        sent = deliveries.deliveries(self.store, job_id=job_id)
+        is_done = queue.job(self.store, job_id).state is JobState.DONE
+        return is_done and bool(sent) and {row.state for row in sent} == {DeliveryState.CONFIRMED}
+
+    def hurry(self) -> None:
+        """What was given back waits for half a minute, what was being sent for longer: brought forward by hand."""
+        with closing(sqlite3.connect(self.daemon.store_root / "anomalyd.db")) as database, database:
+            database.execute("UPDATE job SET not_before = created_at WHERE state = 'queued'")
+            database.execute("UPDATE delivery SET next_at = created_at WHERE state = 'sending'")
+
+    def ends(self, job_id: int) -> bool:
+        """As has_ended; called again and again."""
+        self.hurry()
+        return self.has_ended(job_id)
+
+
+@contextmanager
+def scripted_worker(daemon: RunningDaemon, script: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A worker whose child follows the script."""
+    command = [sys.executable, str(CHECKOUT / "tests" / "scripted_worker.py"), str(daemon.config_file), str(script)]
+    environment = {**os.environ, **daemon.environment, "PYTHONPATH": str(CHECKOUT / "tests")}
+    with daemon.log_file("worker").open("ab") as out:
+        child = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
+    try:
+        yield child
+    finally:
+        child.terminate()
+        child.wait(LIMIT_S)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    ("place", "why", "stride"),
+    [
+        ("results/", "full", EACH_CALL),
+        ("anomalyd.db", "read-only", SOME_CALLS),
+        pytest.param("results/", "read-only", EACH_CALL, marks=pytest.mark.long),
+        pytest.param("anomalyd.db", "full", EACH_CALL, marks=pytest.mark.long),
+    ],
+)
+def test_an_analysis_whose_results_cannot_be_written_is_done_when_there_is_room(
+    stage: tuple[RunningDaemon, FailingDisk], why: str, place: str, stride: int
+) -> None:
+    daemon, disk = stage
+    work = Analysing(daemon, disk)
+    error, kinds = ERRORS[why]
+    daemon.start("dispatcher")
+    script = daemon.root / "script"
+    script.write_text("done", encoding="ascii")
+    with scripted_worker(daemon, script) as worker:
+        first = work.new_job()
+        wait_until(lambda: work.has_ended(first), limit_s=LIMIT_S, what="all roles are at work")
+        for begin in calls(stride):
+            disk.refuse(error, place, kinds, begin=begin)
+            job_id = work.new_job()
+            wait_until(lambda: disk.refused or work.has_ended(job_id), limit_s=LIMIT_S, what="an end, or a refusal")  # noqa: B023 - called here
+            is_last = not disk.refused
+            disk.heal()
+            wait_until(lambda: work.ends(job_id), limit_s=LIMIT_S, what="the job is done")  # noqa: B023 - called here
+            assert queue.job(work.store, job_id).attempts == 1, "a full disk is no fault of the job"
+            if is_last:
+                break
+        assert begin > 1
+        assert worker.poll() is None
+    assert daemon.children["dispatcher"].poll() is None
+    assert verify(work.store).is_whole
+    assert "Traceback" not in daemon.log_text("worker") + daemon.log_text("dispatcher")
+    work.store.close()
+
+
+def test_a_log_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
+    """/dev/full: each write of a line fails with ENOSPC."""
+    with RunningDaemon(tmp_path / "daemon", roles=()) as daemon:
+        daemon.log_file("gateway").symlink_to("/dev/full")
+        daemon.start("gateway")
+        with RawAssociation(daemon.port) as scu:
+            statuses = [scu.store(image(number), uid_of(number)) for number in (1, 2)]
+            assert scu.store(image(3, SOPInstanceUID="1.2.3"), uid_of(3)) == 0xA900  # a refusal is logged, too
+            scu.release()
+        assert statuses == [SUCCESS, SUCCESS]
+        daemon.stop()
+        assert daemon.children["gateway"].returncode == 0
