@@ -19,7 +19,7 @@ from anomalyd.pipeline.stages.measure import measure
 from anomalyd.pipeline.stages.normalise import Normalised
 from anomalyd.pipeline.stages.normative import components, normative_score, smooth_inside
 from anomalyd.pipeline.stages.prepare import Boxed, Upright, align, boxed, standardise, upright
-from anomalyd.pipeline.stages.reconstruct import field_count, field_seeds, reconstruct
+from anomalyd.pipeline.stages.reconstruct import field_seeds, reconstruct
 from anomalyd.pipeline.stages.register import Registration
 from anomalyd.pipeline.stages.score import paper_score, volume_score
 from anomalyd.pipeline.stages.threshold import choose_cut
@@ -117,6 +117,7 @@ def analyse(
         warnings=warnings,
         device=judged.device,
         seeds=judged.seeds,
+        noise_levels=bundle.description.reconstruction.levels,
         facts=judged.facts,
     )
 
@@ -172,7 +173,7 @@ def judge(
     """
     on_stage(Stage.RECONSTRUCT)
     image, mask = placed.normalised.image, placed.box.mask
-    seeds = field_seeds(seed_text, bundle.model.digest, field_count(bundle))
+    seeds = field_seeds(seed_text, bundle.model.digest, len(bundle.description.reconstruction.levels))
     healthy = reconstruct(image, mask, bundle, seeds, runtime.torch_device)
     on_stage(Stage.SCORE)
     score = score_box(image, healthy, mask, bundle, mode)

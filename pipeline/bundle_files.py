@@ -95,6 +95,11 @@ class ReconstructionSettings(_Part):
     timesteps: tuple[Annotated[int, Field(ge=0, le=999)], ...] = (499,)
     fields_per_timestep: Annotated[int, Field(ge=1)] = 4
 
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The noise level of each field, in the order of their seeds."""
+        return tuple(level for level in self.timesteps for _ in range(self.fields_per_timestep))
+
 
 class ScoreSettings(_Part):
     """paper: SSIM-ens, eroded, median (METHOD section 3). normative: z-scores against healthy scans, weighted sum."""

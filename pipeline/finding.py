@@ -98,6 +98,8 @@ class Finding:
     warnings: tuple[str, ...]
     device: str
     seeds: tuple[int, ...]
+    noise_levels: tuple[int, ...]
+    """Index 0..999 of the schedule, for each field that a seed gave."""
     facts: dict[str, float] = field(default_factory=dict)
     """Numbers that the gates judged (registration similarity, brain volume in ml, ...), for the audit."""
 

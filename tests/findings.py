@@ -109,6 +109,7 @@ def finding_from(volume: Volume, labels: NDArray[np.uint16], scores: FloatMap, s
         warnings=(),
         device="cpu",
         seeds=(1, 2),
+        noise_levels=(499, 499),
     )
 
 

@@ -48,6 +48,7 @@ class Provenance(TypedDict):
     versions: dict[str, str]
     device: str | None
     seeds: list[int]
+    noise_levels: list[int]
     threshold_text: str | None
     score_mode: str | None
     reference_age_years: list[float] | None
@@ -126,6 +127,7 @@ def analysed(
     report["lesions"] = [_lesion(lesion) for lesion in finding.lesions]
     report["provenance"]["device"] = finding.device
     report["provenance"]["seeds"] = list(finding.seeds)
+    report["provenance"]["noise_levels"] = list(finding.noise_levels)
     report["provenance"]["threshold_text"] = finding.threshold_text
     report["provenance"]["score_mode"] = finding.score_mode
     report["provenance"]["reference_age_years"] = list(finding.reference_ages) if finding.reference_ages else None
@@ -193,6 +195,7 @@ def _blank(
             "versions": package_versions(),
             "device": None,
             "seeds": [],
+            "noise_levels": [],
             "threshold_text": None,
             "score_mode": None,
             "reference_age_years": None,

@@ -29,13 +29,12 @@ def reconstruct(image: FloatMap, mask: BoolMap, bundle: Bundle, seeds: tuple[int
     is shared by all slices (METHOD section 2).
     """
     network, steps = _ready(bundle.weights, bundle.model.digest, bundle.description.network, device)
-    settings = bundle.description.reconstruction
+    levels = bundle.description.reconstruction.levels
     chosen = np.flatnonzero(mask.any(axis=(1, 2)))
     out = np.zeros_like(image)
     if not len(chosen):
         return out
     clean = (2.0 * torch.from_numpy(image[chosen]).unsqueeze(1) - 1.0).to(device)
-    levels = [level for level in settings.timesteps for _ in range(settings.fields_per_timestep)]
     total = torch.zeros_like(clean)
     with torch.inference_mode(), _precision(device):
         for seed, level in zip(seeds, levels, strict=True):
@@ -49,12 +48,6 @@ def reconstruct(image: FloatMap, mask: BoolMap, bundle: Bundle, seeds: tuple[int
 def _precision(device: str) -> AbstractContextManager[object]:
     """bfloat16 on CUDA, as in training; a CPU keeps float32, few of them are faster otherwise."""
     return torch.autocast("cuda", dtype=torch.bfloat16) if device == "cuda" else nullcontext()
-
-
-def field_count(bundle: Bundle) -> int:
-    """How many seeds a reconstruction takes."""
-    settings = bundle.description.reconstruction
-    return len(settings.timesteps) * settings.fields_per_timestep
 
 
 @lru_cache(maxsize=4)

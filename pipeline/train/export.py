@@ -28,7 +28,7 @@ from anomalyd.pipeline.bundle import (
 from anomalyd.pipeline.finding import Contrast
 from anomalyd.pipeline.nifti import write_nifti
 from anomalyd.pipeline.stages.normative import components, statistics
-from anomalyd.pipeline.stages.reconstruct import field_count, field_seeds, reconstruct
+from anomalyd.pipeline.stages.reconstruct import field_seeds, reconstruct
 from anomalyd.pipeline.train.checkpoint import Trainee
 from anomalyd.pipeline.train.cohort_file import Cohort
 from anomalyd.pipeline.train.completed import MIN_REAL
@@ -90,7 +90,7 @@ def _statistics(cohort: Cohort, bundle: Bundle, names: tuple[str, ...], device: 
     for number, k in enumerate(chosen):
         on_scan(number, len(chosen), f"healthy reference, {cohort.contrast}")
         image, mask = cohort.floats(np.array([k]))[0], cohort.masks[k]
-        seeds = field_seeds(cohort.scans[k].name, bundle.model.digest, field_count(bundle))
+        seeds = field_seeds(cohort.scans[k].name, bundle.model.digest, len(bundle.description.reconstruction.levels))
         healthy = reconstruct(image, mask, bundle, seeds, device)
         maps.append(components(image, healthy, mask, names, bundle.description.score.smooth_voxels))
         masks.append(mask)

@@ -12,7 +12,7 @@ from anomalyd.pipeline.finding import Contrast, Sign
 from anomalyd.pipeline.nifti import read_nifti
 from anomalyd.pipeline.settings import AnalysisSettings
 from anomalyd.pipeline.stages.orient import resample
-from anomalyd.pipeline.stages.reconstruct import field_count, reconstruct
+from anomalyd.pipeline.stages.reconstruct import reconstruct
 from anomalyd.pipeline.train.insert import Inserted, insert_ellipsoid
 from anomalyd.pipeline.volume import Volume
 
@@ -77,7 +77,7 @@ def test_half_precision_as_on_cuda_changes_less_than_other_noise_does(bundle: Bu
     """No CUDA here: the same bfloat16 arithmetic on the CPU, against float32 and against other noise fields."""
     placed = place(bundle.template.brain, bundle)
     image, mask = placed.normalised.image, placed.box.mask
-    seeds = tuple(range(2 * field_count(bundle)))
+    seeds = tuple(range(2 * len(bundle.description.reconstruction.levels)))
     whole, other = (reconstruct(image, mask, bundle, chosen, "cpu") for chosen in (seeds[::2], seeds[1::2]))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = reconstruct(image, mask, bundle, seeds[::2], "cpu")

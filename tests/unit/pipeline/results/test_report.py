@@ -34,6 +34,7 @@ def test_every_key_is_there_for_every_answer(tmp_path: Path) -> None:
     assert [answer["reason"] is None for answer in answers] == [True, False, False]
     assert answers[1]["bundle"] == {"id": None, "digest": None}
     assert answers[2]["provenance"]["version_line"] == version_line(MODEL)
+    assert len(answers[0]["provenance"]["noise_levels"]) == len(answers[0]["provenance"]["seeds"]) > 0
 
 
 def test_lesions_keep_their_order_place_and_sign(tmp_path: Path) -> None:
