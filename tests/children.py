@@ -1,6 +1,8 @@
 """Entries of worker children that behave in one known way; run in real child processes."""
 
+import ctypes
 import os
+import resource
 import signal
 import threading
 import time
@@ -28,13 +30,19 @@ READY = Ready(("bundle",), "cpu", 0.0, 0.0)
 
 
 def scripted(connection: Connection, root: Path, script: str) -> None:
-    """What to do is written in the file `script`, read anew for each job: `name` or `name seconds`."""
+    """What to do is written in the file `script`, read anew for each job: `name` or `name seconds`.
+
+    `once name`: only at the first attempt, the others are done. `poison name`: only for the first series.
+    """
     connection.send(READY)
 
     def analyse(job: Job, on_stage: OnStage) -> Analysed | WithheldScan:
         on_stage(Stage.READ)
-        name, _, seconds = Path(script).read_text(encoding="ascii").strip().partition(" ")
-        return BEHAVIOURS[name](job, root, on_stage, float(seconds or 0))
+        words = Path(script).read_text(encoding="ascii").split()
+        if words[0] in WHEN:
+            words = words[1:] if WHEN[words[0]](job) else ["done"]
+        name, seconds = (*words, "0")[:2]
+        return BEHAVIOURS[name](job, root, on_stage, float(seconds))
 
     serve(connection, analyse)
 
@@ -83,8 +91,7 @@ def _bug(_job: Job, _root: Path, on_stage: OnStage, _seconds: float) -> Analysed
 
 def _segfault(_job: Job, _root: Path, on_stage: OnStage, _seconds: float) -> Analysed:
     on_stage(Stage.RECONSTRUCT)
-    os.kill(os.getpid(), signal.SIGSEGV)
-    raise AssertionError
+    raise AssertionError(ctypes.string_at(0))
 
 
 def _killed(_job: Job, _root: Path, on_stage: OnStage, _seconds: float) -> Analysed:
@@ -121,8 +128,33 @@ def _hangs(_job: Job, _root: Path, on_stage: OnStage, seconds: float) -> Analyse
     raise AssertionError
 
 
+def _starved(_job: Job, _root: Path, on_stage: OnStage, _seconds: float) -> Analysed:
+    """As in a container that gives no more memory."""
+    on_stage(Stage.RECONSTRUCT)
+    resource.setrlimit(resource.RLIMIT_AS, (2_000_000_000, resource.RLIM_INFINITY))
+    raise AssertionError(np.ones(4_000_000_000, dtype=np.uint8).size)
+
+
+def _gpu_memory(_job: Job, _root: Path, on_stage: OnStage, _seconds: float) -> Analysed:
+    import torch  # noqa: PLC0415 - seconds to load
+
+    on_stage(Stage.RECONSTRUCT)
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has 1.00 MiB free.")
+
+
+def _gpu_error(_job: Job, _root: Path, on_stage: OnStage, _seconds: float) -> Analysed:
+    import torch  # noqa: PLC0415 - seconds to load
+
+    on_stage(Stage.RECONSTRUCT)
+    raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+
+WHEN: dict[str, Callable[[Job], bool]] = {
+    "once": lambda job: job.attempts == 1,
+    "poison": lambda job: job.series_uid.endswith(".1"),
+}
 BEHAVIOURS: dict[str, Callable[[Job, Path, OnStage, float], Analysed | WithheldScan]] = {
     "done": _done, "withheld": _withheld, "ineligible": _ineligible, "broken": _broken, "bug": _bug,
     "segfault": _segfault, "killed": _killed, "memory_error": _memory_error, "hungry": _hungry, "slow": _slow,
-    "hangs": _hangs,
+    "hangs": _hangs, "starved": _starved, "gpu_memory": _gpu_memory, "gpu_error": _gpu_error,
 }  # fmt: skip

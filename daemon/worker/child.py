@@ -99,6 +99,8 @@ def _in_words(error: Exception) -> str:
         return "out of memory"
     if isinstance(error, OSError) and error.strerror:
         return f"{type(error).__name__} ({error.strerror})"
+    if type(error).__name__ == "AcceleratorError" or said.startswith("cuda error"):  # of torch, by what is underneath
+        return f"the GPU failed ({type(error).__name__})"
     return f"an error of the program ({type(error).__name__})"
 
 
