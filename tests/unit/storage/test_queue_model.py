@@ -1,8 +1,20 @@
-"""The queue against a model of it: any order of arrivals, closes, leases, deaths, late finishes, retries by hand."""
+"""The real store, driven through the protocol of the queue in any order: roles in pairs, slow, dead, taken for dead.
 
+S1 to S10 are those of docs/model/README.md, where spin tries every order of a small case; here chance tries some orders
+of a larger one, with attempts, back-offs, refused series and withheld scans.
+"""
+
+import hashlib
 import tempfile
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import settings
@@ -11,256 +23,401 @@ from hypothesis.stateful import (
     Bundle,
     MultipleResults,
     RuleBasedStateMachine,
+    consumes,
     initialize,
     invariant,
     multiple,
-    precondition,
     rule,
 )
 
-from anomalyd.ids import SeriesUID
-from anomalyd.storage import audit, deliveries, queue
+from anomalyd.ids import Digest, SeriesUID
+from anomalyd.storage import audit, confirmations, deliveries, queue, retention
+from anomalyd.storage.deliveries import BackOff
+from anomalyd.storage.refusing import refuse_series
 from anomalyd.storage.tables import DeliveryState, JobState, SeriesState
 from stored import STUDY, SteppedStore, open_stepped
 
-MAX_ATTEMPTS = 3
 LEASE_S = 60.0
+HOUR_S = 3600.0
+SENDING_FOR = timedelta(minutes=5)
+BACK_OFF = BackOff(give_up_after=timedelta(hours=12))
+PATIENCE = confirmations.Patience(give_up_after=timedelta(hours=12), send_again=1)
+FIRST_WAIT = timedelta(seconds=30)
+KEEP_FOR = timedelta(days=1)
+LOOKS = 2
+MISSING = 0x0112
+PACS = "pacs"
 NAMES = [SeriesUID("1.2.3.1"), SeriesUID("1.2.3.2")]
-OPEN = {JobState.QUEUED, JobState.LEASED}
+SETS = [Digest(hashlib.sha256(bytes([k])).hexdigest()) for k in range(3)]
+REASON = {"criterion": "contrast", "value": "T2w", "limit": "T1w", "text": "T2w is not analysed"}
+UNFINISHED = {JobState.QUEUED, JobState.LEASED}
+ANSWERED = {JobState.DONE, JobState.WITHHELD, JobState.FAILED, JobState.CANCELLED}
+ON_THE_WAY = {DeliveryState.DUE, DeliveryState.SENDING}
+ENDED = {DeliveryState.CONFIRMED, DeliveryState.CLOSED, DeliveryState.GAVE_UP, DeliveryState.REFUSED}
+
+Choice = queue.NewJob
+Taken = tuple[deliveries.DeliveryRow, ...]
+How = Literal["stored", "stored, and the answer was lost", "failed", "refused", "acknowledged, and lost"]
 
 
-@dataclass
-class ModelJob:
-    """What the model knows of a job."""
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a courier has been told of what it sent, and not yet written down."""
 
-    id: int
-    series: SeriesUID
-    images: int
-    state: JobState = JobState.QUEUED
-    token: int = 0
-    attempts: int = 0
-    until: float = 0.0
-    not_before: float = 0.0
-    superseded_by: int | None = None
-    published: int = 0
+    rows: Taken
+    how: How
 
 
-@dataclass
-class ModelSeries:
-    """What the model knows of a series."""
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A storage commitment that was asked for."""
 
-    images: int = 0
-    state: SeriesState | None = None
-    jobs: dict[int, ModelJob] = field(default_factory=dict)
-    """By the number of images that it was made of."""
+    transaction_uid: str
+    instance_uids: tuple[str, ...]
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """Each rule does one thing to the store and to the model; the invariants compare them."""
+    """Each rule is one transaction of one role; a bundle is what roles remember between two of them."""
 
+    choices: Bundle[Choice] = Bundle("choices")
     leases: Bundle[queue.Lease] = Bundle("leases")
+    parcels: Bundle[Taken] = Bundle("parcels")
+    told: Bundle[Answered] = Bundle("told")
+    questions: Bundle[Question] = Bundle("questions")
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.stepped: SteppedStore = open_stepped(Path(self.folder.name))
         self.store = self.stepped.store
-        self.series = {name: ModelSeries() for name in NAMES}
-        self.now = 0.0
+        self.max_attempts = 3
+        self.images = 0
+        self.asked = 0
+        self.wanted: dict[SeriesUID, Digest] = {}
+        """Set of images that is chosen of the series as it is now."""
+        self.newest: dict[SeriesUID, int] = {}
+        """Job that was queued last."""
+        self.holders: dict[int, int] = {}
+        """Token in force of each leased job."""
+        self.tokens: dict[int, int] = {}
+        self.published: dict[int, int] = {}
+        """Results of each job that stand."""
+        self.given_up: set[int] = set()
+        """Jobs whose deliveries a person has closed."""
+        self.at_pacs: set[str] = set()
+        self.acknowledged: set[str] = set()
 
     def teardown(self) -> None:
-        assert audit.verify(self.store).is_intact
-        self.store.close()
-        self.folder.cleanup()
+        try:
+            self.healthy_roles_bring_all_to_an_end()
+            assert audit.verify(self.store).is_intact
+        finally:
+            self.store.close()
+            self.folder.cleanup()
 
     @initialize(target=leases)
     def two_series_are_queued_and_one_is_leased(self) -> queue.Lease | MultipleResults[queue.Lease]:
         for name in NAMES:
-            self.images_make_a_job(name, 1)
+            self.images_come(name, SETS[0])
+            self.a_choice_is_queued(self.a_selector_chooses(name))
         return self.a_worker_leases()
 
-    # Images and the dispatcher
+    # The sender, and time
 
-    @rule(seconds=st.sampled_from([59.0, 61.0, 7200.0]))
+    @rule(name=st.sampled_from(NAMES), images=st.sampled_from(SETS))
+    def images_come(self, name: SeriesUID, images: Digest) -> None:
+        self.images += 1
+        self.stepped.arrive(self.images, series=name)
+        self.wanted[name] = images
+
+    @rule(seconds=st.sampled_from([LEASE_S - 1, LEASE_S + 1, 2 * HOUR_S, 13 * HOUR_S]))
     def time_passes(self, seconds: float) -> None:
-        self.now += seconds
         self.stepped.clock.step(seconds)
 
-    @rule(name=st.sampled_from(NAMES), images=st.integers(0, 1))
-    def images_make_a_job(self, name: SeriesUID, images: int) -> None:
-        model = self.series[name]
-        for _ in range(images):
-            self.image_arrives(name)
-        if model.state is SeriesState.RECEIVING:
+    # Two dispatchers decide
+
+    @rule(name=st.sampled_from(NAMES), images=st.sampled_from(SETS))
+    def a_late_slice_is_queued(self, name: SeriesUID, images: Digest) -> None:
+        self.images_come(name, images)
+        self.a_choice_is_queued(self.a_selector_chooses(name))
+
+    @rule(target=choices, name=st.sampled_from(NAMES))
+    def a_selector_chooses(self, name: SeriesUID) -> Choice:
+        if self.stepped.row(STUDY, name).state is SeriesState.RECEIVING:
             self.stepped.close(series=name)
-        self.job_is_made(name, model.images)
+        return self.stepped.new_job(self.stepped.row(STUDY, name), instance_set=self.wanted[name])
+
+    @rule(choice=choices)
+    def a_choice_is_queued(self, choice: Choice) -> None:
+        name = choice.series_uid
+        row = self.stepped.row(STUDY, name)
+        if row.state not in {SeriesState.CLOSED, SeriesState.QUEUED} or row.arrivals != choice.arrivals:
+            with pytest.raises(queue.SeriesChanged):
+                queue.enqueue(self.store, choice)
+            return
+        job = queue.enqueue(self.store, choice)
+        assert (job.instance_set, job.superseded_by) == (self.wanted[name], None)
+        self.newest[name] = job.id
+        self.leases_end(one.id for one in self.jobs(name) if one.id != job.id)
 
     @rule(name=st.sampled_from(NAMES))
-    def an_image_comes_after_the_choice(self, name: SeriesUID) -> None:
-        chosen = self.stepped.new_job(self.stepped.row(STUDY, name))
-        self.image_arrives(name)
-        with pytest.raises(queue.SeriesChanged):
-            queue.enqueue(self.store, chosen)
-
-    @precondition(lambda self: any(len(model.jobs) > 1 for model in self.series.values()))
-    @rule(data=st.data())
-    def an_older_choice_is_made_again(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from([name for name, model in self.series.items() if len(model.jobs) > 1]))
-        images = data.draw(st.sampled_from(sorted(self.series[name].jobs)))
-        if self.series[name].state is not SeriesState.RECEIVING:
-            self.job_is_made(name, images)
-
-    def image_arrives(self, name: SeriesUID) -> None:
-        model = self.series[name]
-        model.images += 1
-        model.state = SeriesState.RECEIVING
-        self.stepped.arrive(model.images, series=name)
-
-    def job_is_made(self, name: SeriesUID, images: int) -> None:
-        """Of the first so many images of the series."""
-        model = self.series[name]
-        row = replace(self.stepped.row(STUDY, name), arrivals=images)
-        made = queue.enqueue(self.store, self.stepped.new_job(row, arrivals=None))
-        model.state = SeriesState.QUEUED
-        current = model.jobs.setdefault(images, ModelJob(made.id, name, images, not_before=self.now))
-        assert made.id == current.id
-        if current.superseded_by is not None:
-            current.superseded_by = None
-            if current.state is JobState.SUPERSEDED:
-                current.state, current.attempts, current.not_before = JobState.QUEUED, 0, self.now
-        for job in model.jobs.values():
-            if job is not current and job.superseded_by is None:
-                job.superseded_by = current.id
-                job.state = JobState.SUPERSEDED if job.state in OPEN else job.state
+    def a_series_is_refused(self, name: SeriesUID) -> None:
+        row = self.stepped.row(STUDY, name)
+        assert refuse_series(self.store, row, REASON) == (row.state is not SeriesState.INELIGIBLE)
+        if row.state is not SeriesState.INELIGIBLE:
+            self.leases_end(job.id for job in self.jobs(name))
 
     @rule()
     def the_dead_are_reaped(self) -> None:
-        queue.reap(self.store, MAX_ATTEMPTS)
-        for job in self.jobs():
-            if job.state is JobState.LEASED and job.until < self.now:
-                job.state = JobState.FAILED if job.attempts >= MAX_ATTEMPTS else JobState.QUEUED
-                job.not_before = self.now
+        for job in queue.reap(self.store, self.max_attempts):
+            assert job.state is (JobState.FAILED if job.attempts >= self.max_attempts else JobState.QUEUED)
+            self.leases_end([job.id])
 
     # Workers, some of them back from the dead
 
     @rule(target=leases)
     def a_worker_leases(self) -> queue.Lease | MultipleResults[queue.Lease]:
-        lease = queue.lease(self.store, "worker", LEASE_S, max_attempts=MAX_ATTEMPTS)
         ready = [job for job in self.jobs() if self.is_ready(job)]
-        assert (lease is None) == (not ready)
+        lease = queue.lease(self.store, "worker", LEASE_S, max_attempts=self.max_attempts)
+        assert (lease.job.id if lease else None) == min((job.id for job in ready), default=None)
         if lease is None:
             return multiple()
-        job = min(ready, key=lambda job: job.id)
-        assert lease.job.id == job.id
-        job.state, job.token, job.attempts, job.until = (
-            JobState.LEASED,
-            job.token + 1,
-            job.attempts + 1,
-            self.now + LEASE_S,
-        )
-        assert lease.token == job.token
+        assert lease.token == self.tokens.get(lease.job.id, 0) + 1
+        self.tokens[lease.job.id] = self.holders[lease.job.id] = lease.token
         return lease
 
     @rule(lease=leases)
     def a_worker_lives(self, lease: queue.Lease) -> None:
-        job = self.held(lease)
-        assert queue.heartbeat(self.store, lease, LEASE_S) == (job is not None)
-        if job:
-            job.until = self.now + LEASE_S
+        assert queue.heartbeat(self.store, lease, LEASE_S) == self.is_in_force(lease)
 
-    @rule(lease=leases, results=st.integers(0, 2))
-    def a_worker_finishes(self, lease: queue.Lease, results: int) -> None:
-        job = self.held(lease)
-        made = self.stepped.results(lease.job, results)
-        if job is None:
-            with pytest.raises(queue.LeaseLost):
-                queue.finish(self.store, lease, JobState.DONE, made, ["pacs"], report={"lesions": []})
-            return
-        queue.finish(self.store, lease, JobState.DONE, made, ["pacs"], report={"lesions": []})
-        job.state, job.published = JobState.DONE, max(job.published, results)
+    @rule(lease=leases, state=st.sampled_from([JobState.DONE, JobState.WITHHELD]))
+    def a_worker_finishes(self, lease: queue.Lease, state: Literal[JobState.DONE, JobState.WITHHELD]) -> None:
+        results = self.stepped.results(lease.job)
+        with self.refused_unless_in_force(lease):  # S1
+            queue.finish(self.store, lease, state, results, [PACS], report={"lesions": []})
+            assert lease.job.id not in self.published  # S2
+            self.published[lease.job.id] = len(results)
+            self.given_up.discard(lease.job.id)
 
     @rule(lease=leases, retryable=st.booleans())
     def a_worker_fails(self, lease: queue.Lease, *, retryable: bool) -> None:
-        job = self.held(lease)
-        if job is None:
-            with pytest.raises(queue.LeaseLost):
-                queue.fail(self.store, lease, "no", retryable=retryable, max_attempts=MAX_ATTEMPTS)
-            return
-        queue.fail(self.store, lease, "no", retryable=retryable, max_attempts=MAX_ATTEMPTS)
-        job.state = JobState.QUEUED if retryable and job.attempts < MAX_ATTEMPTS else JobState.FAILED
-        job.not_before = (queue.job(self.store, job.id).not_before - self.stepped.clock.now).total_seconds() + self.now
+        before = queue.job(self.store, lease.job.id).attempts
+        with self.refused_unless_in_force(lease):
+            after = queue.fail(self.store, lease, "no", retryable=retryable, max_attempts=self.max_attempts)
+            is_over = not retryable or before >= self.max_attempts
+            assert (after.state, after.attempts) == (JobState.FAILED if is_over else JobState.QUEUED, before)
 
-    @rule(lease=leases)
-    def a_worker_stops(self, lease: queue.Lease) -> None:
-        job = self.held(lease)
-        assert queue.release(self.store, lease, "told to stop") == (job is not None)
-        if job:
-            job.state, job.attempts, job.not_before = JobState.QUEUED, job.attempts - 1, self.now
+    @rule(lease=consumes(leases), is_told=st.booleans())
+    def a_worker_stops(self, lease: queue.Lease, *, is_told: bool) -> None:
+        """Or dies: then the store alone knows what it had."""
+        if is_told:
+            attempts = queue.job(self.store, lease.job.id).attempts
+            assert queue.release(self.store, lease, "told to stop") == self.is_in_force(lease)
+            if self.is_in_force(lease):
+                assert queue.job(self.store, lease.job.id).attempts == attempts - 1
+                self.leases_end([lease.job.id])
 
-    # By hand
+    # Two couriers
 
-    @precondition(lambda self: bool(self.jobs()))
-    @rule(data=st.data(), verb=st.sampled_from(["retry", "cancel"]))
-    def by_hand(self, data: st.DataObject, verb: str) -> None:
-        job = data.draw(st.sampled_from(self.jobs()))
-        if verb == "retry":
-            is_possible = (
-                job.state in {JobState.FAILED, JobState.WITHHELD, JobState.CANCELLED} and not job.superseded_by
-            )
-            after = JobState.QUEUED
+    @rule(target=parcels, limit=st.sampled_from([1, 1000]))
+    def a_courier_takes(self, limit: int) -> MultipleResults[Taken]:
+        rows = deliveries.due(self.store, destination=PACS, limit=limit)
+        taken = set(deliveries.mark_sending(self.store, [row.id for row in rows], SENDING_FOR))
+        assert taken == {row.id for row in rows}
+        return multiple(rows) if rows else multiple()
+
+    @rule(
+        target=told,
+        parcel=consumes(parcels),
+        how=st.sampled_from(
+            ["stored", "stored", "stored, and the answer was lost", "failed", "refused", "acknowledged, and lost"]
+        ),
+    )
+    def the_pacs_is_sent(self, parcel: Taken, how: How) -> Answered:
+        uids = {row.sop_instance_uid for row in parcel}
+        if how.startswith("stored"):
+            self.at_pacs |= uids
+        if how in {"stored", "acknowledged, and lost"}:
+            self.acknowledged |= uids
+        return Answered(parcel, how)
+
+    @rule(answer=consumes(told))
+    def a_courier_writes_down(self, answer: Answered) -> None:
+        ids = [row.id for row in answer.rows]
+        if answer.how in {"stored", "acknowledged, and lost"}:
+            deliveries.mark_sent(self.store, ids)
+        elif answer.how == "refused":
+            deliveries.mark_refused(self.store, ids, "no")
         else:
-            is_possible = job.state in OPEN | {JobState.FAILED}
-            after = JobState.CANCELLED
-        command = queue.retry_job if verb == "retry" else queue.cancel_job
-        if not is_possible:
+            deliveries.mark_retry(self.store, ids, "no", BACK_OFF)
+
+    @rule(_answer=consumes(told))
+    def a_dispatcher_dies_and_starts(self, _answer: Answered) -> None:
+        """What it was told is forgotten."""
+        deliveries.recover_sending(self.store)
+
+    # Is it in the PACS?
+
+    @rule(target=questions)
+    def the_pacs_is_asked(self) -> MultipleResults[Question]:
+        asked = []
+        for _, group in groupby(confirmations.due(self.store, PACS), key=attrgetter("job_id")):
+            ids = [row.id for row in group]
+            self.asked += 1
+            uid = f"2.25.{self.asked}"
+            rows = confirmations.mark_asked(self.store, ids, "storage commitment", PATIENCE, transaction_uid=uid)
+            if rows:
+                asked.append(Question(uid, tuple(row.sop_instance_uid for row in rows)))
+        return multiple(*asked)
+
+    @rule(question=questions)
+    def the_pacs_reports(self, question: Question) -> None:
+        """Once, twice, late: acted on later."""
+        there = {uid for uid in question.instance_uids if uid in self.at_pacs}
+        failed = {uid: MISSING for uid in question.instance_uids if uid not in there}
+        assert confirmations.record_report(self.store, question.transaction_uid, there, failed) == PACS
+
+    @rule()
+    def reports_are_acted_on(self) -> None:
+        confirmations.apply_reports(self.store, PACS, FIRST_WAIT, PATIENCE)
+
+    @rule()
+    def the_pacs_is_queried(self) -> None:
+        ids = [row.id for row in confirmations.due(self.store, PACS)]
+        rows = confirmations.mark_asked(self.store, ids, "query", PATIENCE)
+        found = [row.id for row in rows if row.sop_instance_uid in self.at_pacs]
+        others = [row.id for row in rows if row.id not in found]
+        confirmations.mark_found(self.store, found, others, FIRST_WAIT, PATIENCE, looks=LOOKS)
+
+    # A person, and forgetting
+
+    @rule(data=st.data())
+    def a_job_is_retried(self, data: st.DataObject) -> None:
+        job = data.draw(st.sampled_from(self.jobs()))
+        is_off = job.state in {JobState.FAILED, JobState.WITHHELD, JobState.CANCELLED}
+        if not is_off or job.superseded_by is not None:
             with pytest.raises(queue.NotPossible):
-                command(self.store, job.id)
+                queue.retry_job(self.store, job.id)
             return
-        command(self.store, job.id)
-        job.state = after
-        if verb == "retry":
-            job.attempts, job.not_before = 0, self.now
+        assert queue.retry_job(self.store, job.id).state is JobState.QUEUED
+        self.published.pop(job.id, None)  # a withheld scan is judged again, under the same UIDs
+
+    @rule(data=st.data())
+    def a_job_is_cancelled(self, data: st.DataObject) -> None:
+        job = data.draw(st.sampled_from(self.jobs()))
+        if job.state in UNFINISHED | {JobState.FAILED}:
+            assert queue.cancel_job(self.store, job.id).state is JobState.CANCELLED
+            self.leases_end([job.id])
+        else:
+            with pytest.raises(queue.NotPossible):
+                queue.cancel_job(self.store, job.id)
+
+    @rule(data=st.data())
+    def deliveries_are_closed(self, data: st.DataObject) -> None:
+        job = data.draw(st.sampled_from(self.jobs()))
+        deliveries.close_of_job(self.store, job.id, "closed by hand")
+        self.given_up.add(job.id)
+
+    @rule(data=st.data())
+    def deliveries_are_retried(self, data: st.DataObject) -> None:
+        job = data.draw(st.sampled_from(self.jobs()))
+        stuck = {DeliveryState.GAVE_UP, DeliveryState.REFUSED}
+        rows = [row for row in deliveries.deliveries(self.store, job_id=job.id) if row.state in stuck]
+        assert deliveries.retry_deliveries(self.store, job.id) == (len(rows) if job.superseded_by is None else 0)
+
+    @rule(limit=st.integers(1, 3))
+    def the_limit_of_attempts_is_set(self, limit: int) -> None:
+        self.max_attempts = limit
+
+    @rule()
+    def the_study_is_purged(self) -> None:
+        retention.purge_study(self.store, STUDY, "a test")
+        self.leases_end(job.id for job in self.jobs())
+        self.published.clear()
+        assert deliveries.deliveries(self.store) == ()
+
+    @rule()
+    def what_nobody_waits_for_expires(self) -> None:
+        before = {job.id: deliveries.deliveries(self.store, job_id=job.id) for job in self.jobs()}
+        for gone in retention.sweep(self.store, KEEP_FOR):
+            newest = self.newest[gone.series_uid]
+            is_there = all(row.sop_instance_uid in self.at_pacs for row in before[newest])
+            is_cancelled = queue.job(self.store, newest).state is JobState.CANCELLED
+            assert is_there or is_cancelled or newest in self.given_up  # S9
+            for job in self.jobs(gone.series_uid):
+                self.published.pop(job.id, None)
 
     # What must hold at any time
 
     @invariant()
-    def the_store_is_what_the_model_says(self) -> None:
-        stored = {job.id: job for job in queue.jobs(self.store)}
-        assert set(stored) == {job.id for job in self.jobs()}
-        for job in self.jobs():
-            row = stored[job.id]
-            seen = (row.state, row.token, row.attempts, row.superseded_by)
-            assert seen == (job.state, job.token, job.attempts, job.superseded_by)
+    def what_must_hold_does(self) -> None:
+        jobs, rows, newest = self.jobs(), deliveries.deliveries(self.store), set(self.newest.values())
+        assert len({(job.series_uid, job.instance_set) for job in jobs}) == len(jobs)  # S3
+        assert {job.id for job in jobs if job.state in UNFINISHED or job.superseded_by is None} <= newest  # S4
+        assert {row.job_id for row in rows if row.state in ON_THE_WAY} <= newest
+        assert {job.id: job.token for job in jobs if job.state is JobState.LEASED} == self.holders
+        assert {row.sop_instance_uid for row in rows if row.state is DeliveryState.CONFIRMED} <= self.at_pacs  # S5
+        assert {row.sop_instance_uid for row in rows if row.state is DeliveryState.SENT} <= self.acknowledged  # S6
+        of_jobs = Counter(row.job_id for row in rows)
+        assert {job_id: of_jobs[job_id] for job_id in self.published} == self.published  # S8
 
-    @invariant()
-    def what_is_published_is_delivered_and_nothing_else(self) -> None:
-        for job in self.jobs():
-            rows = deliveries.deliveries(self.store, job_id=job.id)
-            assert len(rows) == job.published == len(queue.results_of(self.store, job.id))
-            wanted = DeliveryState.CLOSED if job.superseded_by else DeliveryState.DUE
-            assert {row.state for row in rows} <= {wanted}
+    # S10: from wherever chance has led, healthy roles come to an end
 
-    @invariant()
-    def each_series_is_where_it_must_be(self) -> None:
-        for name, model in self.series.items():
-            if model.state is not None:
-                assert self.stepped.row(STUDY, name).state is model.state
+    def healthy_roles_bring_all_to_an_end(self) -> None:
+        for _ in range(4):  # an object that the PACS has lost is sent twice, and a dead dispatcher's time is over first
+            self.stepped.clock.step(2 * HOUR_S)
+            for name in self.wanted:
+                choice = self.a_selector_chooses(name)
+                if self.stepped.row(STUDY, name).state is SeriesState.CLOSED:
+                    self.a_choice_is_queued(choice)
+            self.the_dead_are_reaped()
+            while isinstance(lease := self.a_worker_leases(), queue.Lease):
+                self.a_worker_finishes(lease, JobState.DONE)
+            for parcel in self.a_courier_takes(1000).values:
+                self.a_courier_writes_down(self.the_pacs_is_sent(parcel, "stored"))
+            for question in self.the_pacs_is_asked().values:
+                self.the_pacs_reports(question)
+            self.reports_are_acted_on()
+        assert {job.state for job in self.jobs()} <= ANSWERED | {JobState.SUPERSEDED}
+        assert {row.state for row in deliveries.deliveries(self.store)} <= ENDED
+        for name in self.wanted:
+            row = self.stepped.row(STUDY, name)
+            assert row.state in {SeriesState.QUEUED, SeriesState.INELIGIBLE}
+            newest = queue.job(self.store, self.newest[name])
+            if row.state is SeriesState.QUEUED:
+                assert (newest.instance_set, newest.superseded_by) == (self.wanted[name], None)
+                assert newest.state in ANSWERED
+            if newest.id in self.published and newest.id not in self.given_up:
+                rows = deliveries.deliveries(self.store, job_id=newest.id)
+                assert DeliveryState.CLOSED not in {one.state for one in rows}
 
-    # The model
+    # What the rules look at
 
-    def jobs(self) -> list[ModelJob]:
-        return [job for series in self.series.values() for job in series.jobs.values()]
+    def jobs(self, name: SeriesUID | None = None) -> list[queue.Job]:
+        return [job for job in reversed(queue.jobs(self.store)) if name in {None, job.series_uid}]
 
-    def is_ready(self, job: ModelJob) -> bool:
-        is_free = job.state is JobState.QUEUED and job.not_before <= self.now
-        is_lost = job.state is JobState.LEASED and job.until < self.now
-        return (is_free or is_lost) and job.attempts < MAX_ATTEMPTS
+    def is_ready(self, job: queue.Job) -> bool:
+        now = self.stepped.clock.now
+        is_free = job.state is JobState.QUEUED and job.not_before <= now
+        is_lost = job.state is JobState.LEASED and job.lease_until is not None and job.lease_until < now
+        return (is_free or is_lost) and job.attempts < self.max_attempts
 
-    def held(self, lease: queue.Lease) -> ModelJob | None:
-        """The job of a lease whose token is in force."""
-        (job,) = [job for job in self.jobs() if job.id == lease.job.id]
-        return job if job.state is JobState.LEASED and job.token == lease.token else None
+    @contextmanager
+    def refused_unless_in_force(self, lease: queue.Lease) -> Iterator[None]:
+        if self.is_in_force(lease):
+            yield
+            self.leases_end([lease.job.id])
+        else:
+            with pytest.raises(queue.LeaseLost):
+                yield
+
+    def is_in_force(self, lease: queue.Lease) -> bool:
+        return self.holders.get(lease.job.id) == lease.token
+
+    def leases_end(self, job_ids: Iterable[int]) -> None:
+        for job_id in job_ids:
+            self.holders.pop(job_id, None)
 
 
 TestQueue = QueueMachine.TestCase
-TestQueue.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+TestQueue.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
