@@ -12,7 +12,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -219,6 +220,22 @@ class RunningDaemon:
             wait_until(
                 self.answers, limit_s=START_LIMIT_S, what="the gateway answers", give_up=lambda: self.ended(role)
             )
+
+    @contextmanager
+    def scripted_worker(self, script: Path) -> "Iterator[subprocess.Popen[bytes]]":
+        """A worker whose child follows a script (children.py)."""
+        tests = Path(__file__).parent
+        command = [sys.executable, str(tests / "scripted_worker.py"), str(self.config_file), str(script)]
+        environment = {**os.environ, **self.environment, "PYTHONPATH": str(tests)}
+        with self.log_file("worker").open("ab") as out:
+            child = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+            )
+        try:
+            yield child
+        finally:
+            child.terminate()
+            child.wait(STOP_LIMIT_S)
 
     def stop(self) -> None:
         """SIGTERM to all, then waits for each."""

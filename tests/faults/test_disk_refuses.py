@@ -6,10 +6,8 @@ import errno
 import hashlib
 import os
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,7 +16,7 @@ from anomalyd.pipeline.bundle import bundle_identity
 from anomalyd.storage import deliveries, queue
 from anomalyd.storage.tables import DeliveryState, JobState
 from anomalyd.storage.verify import verify
-from conftest import CHECKOUT, RequirePeer
+from conftest import RequirePeer
 from failing_disk import FULL, READ_ONLY, FailingDisk, Kind
 from images import image, uid_of
 from power_cut import built_library
@@ -194,20 +192,6 @@ class Analysing:
         return self.has_ended(job_id)
 
 
-@contextmanager
-def scripted_worker(daemon: RunningDaemon, script: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """A worker whose child follows the script."""
-    command = [sys.executable, str(CHECKOUT / "tests" / "scripted_worker.py"), str(daemon.config_file), str(script)]
-    environment = {**os.environ, **daemon.environment, "PYTHONPATH": str(CHECKOUT / "tests")}
-    with daemon.log_file("worker").open("ab") as out:
-        child = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
-    try:
-        yield child
-    finally:
-        child.terminate()
-        child.wait(LIMIT_S)
-
-
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("place", "why", "stride"),
@@ -227,7 +211,7 @@ def test_an_analysis_whose_results_cannot_be_written_is_done_when_there_is_room(
     daemon.start("dispatcher")
     script = daemon.root / "script"
     script.write_text("done", encoding="ascii")
-    with scripted_worker(daemon, script) as worker:
+    with daemon.scripted_worker(script) as worker:
         first = work.new_job()
         wait_until(lambda: work.has_ended(first), limit_s=LIMIT_S, what="all roles are at work")
         for begin in calls(stride):
