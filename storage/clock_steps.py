@@ -1,11 +1,10 @@
-"""A wall clock that was set back must hold nothing: instants that lie ahead because of it are moved back with it.
+"""A wall clock that was set must hold nothing and hurry nothing: what waits is moved by as much as the clock was."""
 
-A step forward needs nothing: what waits comes early once, and tokens make a second run harmless (GATEWAY 7).
-"""
-
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, Connection, and_, func, select, update
 
 from anomalyd.storage import tables as t
 from anomalyd.storage.clock import from_text
@@ -14,6 +13,8 @@ from anomalyd.storage.engine import Store
 from anomalyd.storage.tables import DeliveryState, JobState
 
 LOOKED_AT = 5000
+FRESH = timedelta(seconds=30)
+"""So late a step is seen at most: a younger instant may have been written after it."""
 WAITING = (DeliveryState.DUE, DeliveryState.SENDING, DeliveryState.SENT)
 
 
@@ -31,20 +32,48 @@ def ahead_of_clock(store: Store) -> timedelta:
 def move_back(store: Store, by: timedelta) -> int:
     """Waiting times of deliveries, jobs and leases that were written before such a step; gives how many were moved.
 
-    A living worker's next sign of life sets its lease anew.
+    What is not far enough ahead to be from before the step may have been written since: a lease stays, all else is
+    moved too, since it would come early at most.
     """
     now = store.clock()
-    moved = 0
+    oldest_lease = now + max(timedelta(0), by - FRESH)
     with store.write() as connection:
-        for key, column, waits in (
-            (t.Delivery.id, t.Delivery.next_at, t.Delivery.state.in_(WAITING)),
-            (CommitmentRequest.id, CommitmentRequest.next_at, CommitmentRequest.ended_at.is_(None)),
-            (t.Job.id, t.Job.not_before, t.Job.state == JobState.QUEUED),
-            (t.Job.id, t.Job.lease_until, t.Job.state == JobState.LEASED),
-        ):
-            ahead = connection.execute(select(key, column).where(waits, column > now)).all()
-            for row_id, at in ahead:
-                if at is not None:  # the comparison says so; the column's type does not
-                    connection.execute(update(key.class_).where(key == row_id).values({column.key: at - by}))
-            moved += len(ahead)
-    return moved
+        return sum(_move(connection, what, what.column > now, -by) for what in _WAITS) + _move(
+            connection, _LEASES, _LEASES.column > oldest_lease, -by
+        )
+
+
+def move_forward(store: Store, by: timedelta) -> int:
+    """The same for what a step forward has made due: it waits for what was left; gives how many were moved.
+
+    A lease that was written after the step lies ahead, and is not touched.
+    """
+    now = store.clock()
+    with store.write() as connection:
+        return sum(
+            _move(connection, what, and_(what.column > now - by, what.column <= now - FRESH), by) for what in _WAITS
+        ) + _move(connection, _LEASES, and_(_LEASES.column > now - by, _LEASES.column <= now), by)
+
+
+@dataclass(frozen=True, slots=True)
+class _Waits:
+    """Instants that something waits for."""
+
+    key: Any
+    column: Any
+    condition: ColumnElement[bool]
+
+
+_WAITS = (
+    _Waits(t.Delivery.id, t.Delivery.next_at, t.Delivery.state.in_(WAITING)),
+    _Waits(CommitmentRequest.id, CommitmentRequest.next_at, CommitmentRequest.ended_at.is_(None)),
+    _Waits(t.Job.id, t.Job.not_before, t.Job.state == JobState.QUEUED),
+)
+_LEASES = _Waits(t.Job.id, t.Job.lease_until, t.Job.state == JobState.LEASED)
+
+
+def _move(connection: Connection, what: _Waits, concerned: ColumnElement[bool], by: timedelta) -> int:
+    rows = connection.execute(select(what.key, what.column).where(what.condition, concerned)).all()
+    for row_id, at in rows:
+        connection.execute(update(what.key.class_).where(what.key == row_id).values({what.column.key: at + by}))
+    return len(rows)

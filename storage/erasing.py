@@ -22,7 +22,7 @@ from anomalyd.storage.engine import Store
 from anomalyd.storage.forgetting import WAL_MAY_HOLD_TEXT
 from anomalyd.storage.records import Place
 from anomalyd.storage.segments import DamagedRecord, SegmentLog
-from anomalyd.storage.tables import InstanceState, PurgeReason
+from anomalyd.storage.tables import InstanceState, JobState, PurgeReason
 
 _BATCH = 200
 ORPHAN_AGE = timedelta(hours=1)
@@ -80,10 +80,16 @@ def erase_results(store: Store) -> bool:
 
 
 def remove_orphans(store: Store) -> int:
-    """Removes result files that no row knows, older than ORPHAN_AGE: their worker died, or had lost its lease."""
+    """Removes result files that no row knows, older than ORPHAN_AGE: their worker died, or had lost its lease.
+
+    What was written since a job that is leased was begun may be its results, however long they wait to be published (a
+    full disk), and however old the wall clock, set forward, makes them look.
+    """
     with store.read() as connection:
         known = set(connection.execute(select(t.Result.path)).scalars())
-    oldest = store.clock().timestamp() - ORPHAN_AGE.total_seconds()
+        leased = select(t.Job.started_at).where(t.Job.state == JobState.LEASED)
+        begun = [at for at in connection.execute(leased).scalars() if at is not None]
+    oldest = min([store.clock() - ORPHAN_AGE, *begun]).timestamp()
     files = [path for path in (store.root / objects.FOLDER).glob("*/*") if path.stat().st_mtime < oldest]
     names = [f"{path.parent.name}/{path.name}" for path in files]
     return objects.remove_results(store, [name for name in names if name not in known])

@@ -74,17 +74,21 @@ class Lease:
     until: datetime
 
 
-def lease(store: Store, worker: str, lease_s: float, *, max_attempts: int = MAX_ATTEMPTS) -> Lease | None:
+def lease(
+    store: Store, worker: str, lease_s: float, *, max_attempts: int = MAX_ATTEMPTS, takes_over: bool = True
+) -> Lease | None:
     """Claims one job, or None: live before replayed before batch, oldest first; one statement, so no two get it.
 
-    Also one whose lease ran out, while it has attempts left.
+    Also one whose lease ran out, while it has attempts left. takes_over: False for a caller who cannot tell whether it
+    did, or the wall clock was set.
     """
     now = store.clock()
     free = and_(t.Job.state == JobState.QUEUED, t.Job.not_before <= now)
     lost = and_(t.Job.state == JobState.LEASED, t.Job.lease_until < now)
+    ready = or_(free, lost) if takes_over else free
     first = (
         select(t.Job.id)
-        .where(or_(free, lost), t.Job.attempts < max_attempts)
+        .where(ready, t.Job.attempts < max_attempts)
         .order_by(t.Job.priority, t.Job.created_at, t.Job.id)
         .limit(1)
     )
@@ -103,7 +107,7 @@ def lease(store: Store, worker: str, lease_s: float, *, max_attempts: int = MAX_
         )
         .returning(*t.Job.__table__.c)
     )
-    if not _has_work(store, or_(free, lost), max_attempts):
+    if not _has_work(store, ready, max_attempts):
         return None  # an idle worker writes nothing
     with store.write() as connection:
         row = connection.execute(claim).mappings().first()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 import structlog
+from sqlalchemy.exc import DBAPIError
 
 from anomalyd.daemon.bundles import bundles_in_force, facts_in_force
 from anomalyd.daemon.certificate_watch import CertificateWatch
@@ -17,19 +18,21 @@ from anomalyd.daemon.dispatcher.reaping import reap_leases
 from anomalyd.daemon.dispatcher.reporting import Reporting
 from anomalyd.daemon.dispatcher.retention import DiskWatch, remove_expired, verify_audit
 from anomalyd.daemon.dispatcher.selection import Selection
-from anomalyd.daemon.dispatcher.timers import Sweep, Timers, WallClock
+from anomalyd.daemon.dispatcher.timers import Sweep, Timers
 from anomalyd.daemon.lifecycle import Lifecycle
 from anomalyd.daemon.metrics import serving_metrics
 from anomalyd.daemon.routing import is_wanted
 from anomalyd.daemon.settings import Settings
 from anomalyd.daemon.wake import Role, Waiter, notify
+from anomalyd.daemon.wall_clock import SLACK, WallClock
 from anomalyd.pipeline import rules
 from anomalyd.pipeline.finding import Contrast, Model
 from anomalyd.pipeline.terms import ResultKind
 from anomalyd.storage import confirmations, deliveries
 from anomalyd.storage.alarms import AlarmKind, NewAlarm, raise_alarm
-from anomalyd.storage.clock_steps import ahead_of_clock, move_back
+from anomalyd.storage.clock_steps import ahead_of_clock, move_back, move_forward
 from anomalyd.storage.engine import Store, open_store
+from anomalyd.storage.trouble import trouble_of
 from anomalyd.storage.withdrawing import enqueue_notes
 
 EXIT_OK = 0
@@ -45,8 +48,6 @@ CALM_S = 0.05
 AFTERTHOUGHT_S = 0.15
 """The gateway wakes ten times a second at most: after its last datagram an image may have come that had none."""
 TELL_EVERY_S = 60.0
-CLOCK_SLACK = timedelta(seconds=2)
-"""NTP slews below it."""
 log = structlog.get_logger()
 
 
@@ -87,11 +88,12 @@ class Dispatcher:
         self._reporting = Reporting(store, daemon)
         self._back_off = back_off_of(daemon)
         self._told_at: dict[str, float] = {}
+        self._wall, self._wall_lock = WallClock(store.clock), threading.Lock()
         self._timers = Timers(self._sweeps(), self._tell_failure)
 
     def run(self, waiter: Waiter, stop: threading.Event, life: Lifecycle) -> None:
         """Recovers what a killed dispatcher left, then works until `stop`; returns when all threads have ended."""
-        self._heed_clock(ahead_of_clock(self._store))
+        self._move_waiting(-ahead_of_clock(self._store))
         recovered = deliveries.recover_sending(self._store)
         outdated = self._selection.renew_outdated()
         log.info("dispatcher.recovered", deliveries=recovered, jobs_renewed=outdated)
@@ -101,7 +103,7 @@ class Dispatcher:
         self._timers.start()
         life.ready()
         try:
-            has_more, wall = False, WallClock(self._store.clock)
+            has_more = False
             while not stop.is_set():
                 timeout_s = AFTERTHOUGHT_S if has_more else min(TICK_S, max(CALM_S, self._closing.next_due_s()))
                 is_woken = waiter.wait(timeout_s)
@@ -112,7 +114,7 @@ class Dispatcher:
                     self._timers.kick("closing")
                 has_more = is_woken
                 self._timers.check()
-                self._heed_clock(wall.set_back_by())
+                self._heed_clock()
                 if not self._timers.stuck():
                     life.alive()
         finally:
@@ -125,10 +127,22 @@ class Dispatcher:
         for thread in threads:
             thread.join()
 
-    def _heed_clock(self, set_back_by: timedelta) -> None:
-        if set_back_by > CLOCK_SLACK:
-            moved = move_back(self._store, set_back_by)
-            log.warning("clock.set_back", by_s=round(set_back_by.total_seconds(), 1), moved=moved)
+    def _heed_clock(self) -> None:
+        """What waits goes on waiting as before; where the database refuses, it is tried at the next look."""
+        with self._wall_lock:
+            step = self._wall.step()
+            try:
+                self._move_waiting(step)
+            except DBAPIError as exc:
+                why = str(trouble_of(exc) or type(exc).__name__)
+                log.error("clock.not_heeded", by_s=step.total_seconds(), reason=why)  # noqa: TRY400 - in words
+            else:
+                self._wall.heed(step)
+
+    def _move_waiting(self, step: timedelta) -> None:
+        if abs(step) > SLACK:
+            moved = move_forward(self._store, step) if step > SLACK else move_back(self._store, -step)
+            log.warning("clock.was_set", by_s=round(step.total_seconds(), 1), moved=moved)
             self._timers.kick("delivery", "leases")
 
     def _sweeps(self) -> tuple[Sweep, ...]:
@@ -186,6 +200,7 @@ class Dispatcher:
         log.warning("delivery.no_destination", destination=name, objects=len(ids))
 
     def _reap(self, max_attempts: int) -> None:
+        self._heed_clock()  # before a lease is thought to have run out
         if reap_leases(self._store, max_attempts):
             notify(self._store.root, Role.WORKER)
 

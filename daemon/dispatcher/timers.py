@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import structlog
 from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
@@ -36,24 +36,6 @@ class _Running:
     wanted_again: threading.Event = field(default_factory=threading.Event)
     busy_since: float | None = None
     last_end: float = field(default_factory=time.monotonic)
-
-
-class WallClock:
-    """Compares the wall clock with the monotonic one."""
-
-    def __init__(self, wall: Callable[[], datetime], monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._wall, self._monotonic = wall, monotonic
-        self._origin = self._now()
-
-    def set_back_by(self) -> timedelta:
-        """By how much it was set back since the last call; 0 for a step forward."""
-        now = self._now()
-        step, self._origin = self._origin - now, now
-        return max(timedelta(0), step)
-
-    def _now(self) -> datetime:
-        """The wall clock's idea of the instant at which the monotonic clock was zero."""
-        return self._wall() - timedelta(seconds=self._monotonic())
 
 
 OnError = Callable[[str, BaseException], None]

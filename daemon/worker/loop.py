@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from anomalyd.daemon.settings import Settings
 from anomalyd.daemon.wake import Role, Waiter, notify
+from anomalyd.daemon.wall_clock import SteadyTime
 from anomalyd.daemon.worker.heart import Heart
 from anomalyd.daemon.worker.messages import Cancel, Failed, Task
 from anomalyd.daemon.worker.process import Child
@@ -46,6 +47,7 @@ class Worker:
         self._lease_s = settings.daemon.worker.lease
         self.name = f"{socket.gethostname()}-{os.getpid()}"[:128]
         self._child: Child | None = None
+        self._steady = SteadyTime(store.clock)
 
     def run(self, waiter: Waiter, stop: threading.Event) -> None:
         """Until `stop`. Raises ConfigError, Broken or ChildDied when no child comes up: then nothing can be done."""
@@ -95,7 +97,10 @@ class Worker:
             self._child = None
 
     def _leased(self) -> Lease | None:
-        return queue.lease(self._store, self.name, self._lease_s, max_attempts=self._pipeline.max_attempts)
+        # After a step forward a lease has as long to be renewed as it lasts: its worker may be alive
+        takes_over = self._steady.lasts(self._lease_s)
+        attempts = self._pipeline.max_attempts
+        return queue.lease(self._store, self.name, self._lease_s, max_attempts=attempts, takes_over=takes_over)
 
     def _written_down(self, write: Callable[[], Written], stop: threading.Event) -> Written | None:
         """What `write` gives, as soon as the database takes it: a full disk or a lock costs no analysis.

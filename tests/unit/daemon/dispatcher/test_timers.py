@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 from anomalyd.daemon.dispatcher import timers as module
-from anomalyd.daemon.dispatcher.timers import Sweep, Timers, WallClock
+from anomalyd.daemon.dispatcher.timers import Sweep, Timers
 
 WaitUntil = Callable[..., None]
 NEVER_S = 3600.0
@@ -109,15 +109,3 @@ def test_a_clock_set_back_by_an_hour_holds_nothing_up(wait_until: WaitUntil) -> 
             return count.runs > held + 2
 
         wait_until(goes_on, module.OVERDUE_SLACK_S + 5)
-
-
-def test_a_step_back_of_the_wall_clock_is_measured_once_and_one_forward_is_none() -> None:
-    wall, monotonic = datetime(2026, 1, 1, tzinfo=UTC), 50.0
-    clock = WallClock(lambda: wall, lambda: monotonic)
-    wall, monotonic = wall + timedelta(seconds=10), monotonic + 10
-    assert clock.set_back_by() == timedelta(0)
-    wall, monotonic = wall - timedelta(hours=1), monotonic + 10
-    assert clock.set_back_by() == timedelta(hours=1, seconds=10)
-    assert clock.set_back_by() == timedelta(0)
-    wall += timedelta(days=1)
-    assert clock.set_back_by() == timedelta(0)
