@@ -96,7 +96,8 @@ class DiskLayer:
 def answers(steps: Iterable[Step]) -> Iterator[tuple[int, str, int]]:
     """(number of the step, SOP Instance UID, status) of each C-STORE response that left."""
     for step in steps:
-        if step.op is Op.SENT and step.data[:1] == bytes([P_DATA]):
+        # a P-DATA-TF whose first item holds a command set (PS3.8 E.2)
+        if step.op is Op.SENT and step.data[:1] == bytes([P_DATA]) and step.data[11] & 1:
             elements = command_elements(step.data[12:])
             if int.from_bytes(elements.get(0x0100, b""), "little") == _STORE_RESPONSE:
                 yield step.number, elements[0x1000].rstrip(b"\0").decode("ascii"), status_of(elements)

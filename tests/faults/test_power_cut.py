@@ -6,6 +6,7 @@ disk may hold is rebuilt. The store must open there, hold every acknowledged ima
 
 import hashlib
 import random
+import shutil
 import signal
 import threading
 from collections.abc import Mapping
@@ -13,17 +14,23 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 
+from anomalyd.storage import queue
 from anomalyd.storage.engine import Store, open_store
 from anomalyd.storage.inbox import Inbox
 from anomalyd.storage.segments import SegmentLog
 from anomalyd.storage.settings import StorageSettings
+from anomalyd.storage.tables import JobState
 from anomalyd.storage.verify import verify
 from conftest import RequirePeer
 from images import image, uid_of
+from pacs import data_set_of
+from phantoms import PhantomWriter
 from power_cut import Cut, DiskLayer, Op, answers, built_library
 from raw_scu import Ended, RawAssociation, store_message
-from running import RunningDaemon
+from running import ReceivingPacs, RunningDaemon
+from tiny_bundle import tiny_bundle
 from waiting import wait_until
 
 pytestmark = pytest.mark.faults
@@ -153,6 +160,57 @@ def test_nothing_acknowledged_is_lost_wherever_the_power_is_cut(
     chance = random.Random(2)  # noqa: S311 - choices
     for cut in layer.cuts(chosen(layer, cuts, chance)):
         assert_survives(cut, sent, answered, chance.getrandbits(32), tmp_path / "after")
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("cuts", [12, pytest.param(250, marks=pytest.mark.long)], ids=["short", "long"])
+def test_wherever_the_power_is_cut_results_that_a_row_names_are_there_and_all_ends_well(
+    tmp_path: Path, library: Path, cuts: int
+) -> None:
+    """All three roles at work, from the first image to the answer of the PACS; after the last cut they go on."""
+    tiny_bundle(tmp_path / "bundle")
+    script = tmp_path / "script"
+    script.write_text("done", encoding="ascii")
+    series = PhantomWriter(spacing_mm=(8.0, 4.0, 4.0)).write(tmp_path / "in")
+    sent = {str(dcmread(path).SOPInstanceUID): sha256_of(path) for path in series.files}
+    chance = random.Random(3)  # noqa: S311 - choices
+    with ReceivingPacs(tmp_path / "pacs") as pacs:
+        daemon = RunningDaemon(
+            tmp_path / "daemon", roles=(), destinations=[pacs], daemon={"settle_period": 0.5},
+            storage={"root": str(tmp_path / "disk" / "store")}, pipeline={"bundles": [str(tmp_path / "bundle")]},
+        )  # fmt: skip
+        layer = DiskLayer(tmp_path / "disk", tmp_path / "trace", library)
+        daemon.environment = layer.environment
+        with daemon:
+            daemon.start("gateway")
+            daemon.start("dispatcher")
+            with daemon.scripted_worker(script):
+                daemon.send(series.files)
+                daemon.wait_until_ended(series.series_uid, limit_s=LIMIT_S)
+        answered = list(answers(layer.steps()))
+        assert len(answered) == len(sent)
+        # the last one after all images were answered
+        numbers = [*chosen(layer, cuts, chance), len(layer.steps()) - chance.randint(0, 300)]
+        for cut in layer.cuts(numbers):
+            assert_survives(cut, sent, answered, chance.getrandbits(32), tmp_path / "after")
+        shutil.rmtree(layer.folder / "store")
+        shutil.move(tmp_path / "after" / "store", layer.folder / "store")
+        daemon.environment = {}
+        with daemon:
+            daemon.start("gateway")
+            daemon.start("dispatcher")
+            with daemon.scripted_worker(script):
+                daemon.wait_until_ended(series.series_uid, limit_s=LIMIT_S)
+        store = daemon.open_store()
+        (job,) = queue.jobs(store)
+        store.close()
+        assert job.state is JobState.DONE
+        assert {path.stem for path in pacs.files} == {f"2.25.{job.id}1"}
+
+
+def sha256_of(path: Path) -> str:
+    """Of the data set, as the gateway counts it."""
+    return hashlib.sha256(data_set_of(path.read_bytes())).hexdigest()
 
 
 def test_an_image_that_a_killed_gateway_left_unflushed_is_flushed_before_its_repeat_is_answered(

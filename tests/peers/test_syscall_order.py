@@ -1,4 +1,4 @@
-"""The order of system calls for one image: written, flushed, and only then answered.
+"""The order of system calls for one image: written, flushed, and only then answered; a new segment's name before it.
 
 SIGKILL leaves the page cache, so the crash table alone would not see a missing flush.
 """
@@ -17,6 +17,7 @@ from running import RunningDaemon
 pytestmark = pytest.mark.peer
 SUCCESS = 0x0000
 BEGUN = re.compile(r"^(?P<pid>\d+)\s+(?P<name>\w+)\(\d+<(?P<target>.*?)>[,)]")
+CREATED = re.compile(r"^\d+\s+openat\(.*\.seg\", [A-Z_|]*O_CREAT")
 RESUMED = re.compile(r"^(?P<pid>\d+)\s+<\.\.\. (?P<name>\w+) resumed>")
 
 
@@ -24,7 +25,9 @@ def steps_of(lines: Iterable[str]) -> Iterator[str]:
     """What was done, in order: flushes when they had ended, writes and answers when they had begun."""
     flushing: dict[str, str] = {}
     for line in lines:
-        if begun := BEGUN.match(line):
+        if CREATED.match(line):
+            yield "segment created"
+        elif begun := BEGUN.match(line):
             step = _step(begun["name"], begun["target"])
             if "flushed" in step and "<unfinished" in line:
                 flushing[begun["pid"]] = step
@@ -36,6 +39,8 @@ def steps_of(lines: Iterable[str]) -> Iterator[str]:
 
 def _step(name: str, target: str) -> str:
     is_flush = name in ("fsync", "fdatasync")
+    if target.endswith("/segments"):
+        return "name flushed" if is_flush else ""
     if target.endswith(".seg"):
         return "record flushed" if is_flush else "record written"
     if "anomalyd.db" in target and is_flush:
@@ -57,13 +62,16 @@ def test_write_flush_answer(
         "-f",
         "-yy",
         "-e",
-        "trace=pwritev,pwritev2,fdatasync,fsync,sendto",
+        "trace=openat,pwritev,pwritev2,fdatasync,fsync,sendto",
         "-o",
         str(trace),
     ]
     with (
         RunningDaemon(
-            tmp_path / "daemon", roles=("gateway",), daemon={"gateway": {"index_sync": index_sync}}, wrap=wrap
+            tmp_path / "daemon",
+            roles=("gateway",),
+            daemon={"gateway": {"index_sync": index_sync, "segment_bytes": 250_000}},  # the third begins another one
+            wrap=wrap,
         ) as daemon,
         RawAssociation(daemon.port) as scu,
     ):
@@ -79,3 +87,7 @@ def test_write_flush_answer(
         between = steps[written:answer]
         assert between[:2] == ["record written", "record flushed"], between
         assert ("database flushed" in between) is database_flushes, between
+    created = [number for number, step in enumerate(steps) if step == "segment created"]
+    assert len(created) == 2
+    for begin in created:
+        assert steps[begin : begin + 4] == ["segment created", "record flushed", "name flushed", "record written"]
