@@ -491,7 +491,7 @@ inline purge(key_) {            /* retention.purge_study, of one job */
     mark_results(key_)
 }
 
-inline delete_rows(key_) {      /* forgetting._erase_results */
+inline delete_rows(key_) {      /* erasing.erase_results */
     if
 #ifdef ERASE_UNCHECKED
     :: is_marked[key_] ->
