@@ -5,9 +5,11 @@ senders hear 0xA700, and all goes on by itself when there is room again.
 import errno
 import hashlib
 import os
+import shutil
 import sqlite3
+import subprocess
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -56,8 +58,8 @@ def calls(stride: int) -> Iterator[int]:
 class Door:
     """A gateway on a disk that may refuse, and what it has acknowledged."""
 
-    def __init__(self, daemon: RunningDaemon, disk: FailingDisk) -> None:
-        self.daemon, self.disk = daemon, disk
+    def __init__(self, daemon: RunningDaemon) -> None:
+        self.daemon = daemon
         self.acknowledged: dict[str, str] = {}
         self._number = 0
 
@@ -102,15 +104,15 @@ class Door:
 
 
 @pytest.fixture
-def door(tmp_path: Path, library: Path, request: pytest.FixtureRequest) -> Iterator[Door]:
+def door(tmp_path: Path, library: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Door, FailingDisk]]:
     disk = FailingDisk(tmp_path / "rule", tmp_path / "daemon" / "store", library)
     limits = {"index_sync": request.param, "segment_bytes": 20_000}  # a new segment every third image
     with RunningDaemon(tmp_path / "daemon", roles=(), daemon={"gateway": limits}) as daemon:
         # a sign of life each 0.2 s, so that a door that was not ready tries again soon
         daemon.start("gateway", environment={**disk.environment, "WATCHDOG_USEC": "600000"})
-        begun = Door(daemon, disk)
+        begun = Door(daemon)
         begun.wait_until_open()
-        yield begun
+        yield begun, disk
         disk.heal()
 
 
@@ -123,26 +125,29 @@ def door(tmp_path: Path, library: Path, request: pytest.FixtureRequest) -> Itera
     ],
     indirect=["door"],
 )
-def test_an_image_is_kept_or_refused_whichever_call_fails(door: Door, why: str, place: str, stride: int) -> None:
+def test_an_image_is_kept_or_refused_whichever_call_fails(
+    door: tuple[Door, FailingDisk], why: str, place: str, stride: int
+) -> None:
+    gateway, disk = door
     error, kinds = ERRORS[why]
     answers = []
     for begin in calls(stride):
-        door.disk.refuse(error, place, kinds, begin=begin)
-        answers.append(door.takes())
-        wait_until(lambda: door.disk.refused or door.has_rows(), limit_s=LIMIT_S, what="rows, or a refusal")
-        is_last = not door.disk.refused
-        door.disk.heal()
+        disk.refuse(error, place, kinds, begin=begin)
+        answers.append(gateway.takes())
+        wait_until(lambda: disk.refused or gateway.has_rows(), limit_s=LIMIT_S, what="rows, or a refusal")
+        is_last = not disk.refused
+        disk.heal()
         if is_last:
             break
-        door.wait_until_open()
+        gateway.wait_until_open()
     else:
         raise AssertionError(f"more than {EACH_CALL_LIMIT} calls for one image")
     assert len(answers) > 1
     assert set(answers) <= {SUCCESS, NO_SPACE, None}
-    assert door.daemon.children["gateway"].poll() is None, "it never ended"
-    assert "Traceback" not in door.daemon.log_text("gateway")
-    door.daemon.stop()
-    door.assert_kept()
+    assert gateway.daemon.children["gateway"].poll() is None, "it never ended"
+    assert "Traceback" not in gateway.daemon.log_text("gateway")
+    gateway.daemon.stop()
+    gateway.assert_kept()
 
 
 @pytest.fixture
@@ -244,3 +249,53 @@ def test_a_log_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
         assert statuses == [SUCCESS, SUCCESS]
         daemon.stop()
         assert daemon.children["gateway"].returncode == 0
+
+
+@pytest.mark.parametrize("why", ["full", "read-only"])
+def test_a_start_on_such_a_disk_ends_with_a_code_after_which_it_is_started_again(
+    tmp_path: Path, library: Path, why: str
+) -> None:
+    disk = FailingDisk(tmp_path / "rule", tmp_path / "daemon" / "store", library)
+    with RunningDaemon(tmp_path / "daemon", roles=(), environment=disk.environment) as daemon:
+        error, kinds = ERRORS[why]
+        disk.refuse(error, "", kinds)
+        ended = daemon.command("gateway")
+        assert ended.returncode == 1, "78 would be an error of the configuration, and for ever"
+        assert "storage.root" in ended.stderr
+        assert "Traceback" not in ended.stderr
+        disk.heal()
+        daemon.start("gateway")
+        assert Door(daemon).takes() == SUCCESS
+
+
+@contextmanager
+def small_disk(folder: Path, size_mb: int) -> Iterator[None]:
+    """A tmpfs of its own at a folder; skips where this user may not mount."""
+    folder.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size_mb}m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("this user may not mount a tmpfs: the same is tried by disk_layer.c")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_real_disk_without_room_for_log_and_database_goes_on_when_there_is_some(tmp_path: Path) -> None:
+    """No limit but the kernel's: also pages that SQLite has mapped must not end the process (SIGBUS)."""
+    root = tmp_path / "daemon" / "store"
+    with small_disk(root, 24), RunningDaemon(
+        tmp_path / "daemon", roles=(), environment={"WATCHDOG_USEC": "600000"}, storage={"disk_floor": "0 B"}
+    ) as daemon:  # fmt: skip
+        ballast = root / "ballast"
+        ballast.write_bytes(bytes(12_000_000))
+        daemon.start("gateway")
+        door = Door(daemon)
+        wait_until(lambda: door.takes(300_000) == NO_SPACE, limit_s=LIMIT_S, what="the disk is full")
+        full = [door.takes(300_000) for _ in range(5)]
+        assert SUCCESS not in full
+        ballast.unlink()
+        door.wait_until_open()
+        assert daemon.children["gateway"].poll() is None
+        daemon.stop()
+        door.assert_kept()
