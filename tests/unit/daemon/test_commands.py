@@ -118,7 +118,7 @@ def test_cancel_and_retry_move_a_job(stepped: SteppedStore, run: Run) -> None:
     assert job(stepped.store, queued.id).state is JobState.QUEUED
     code, _, err = run("retry", str(queued.id))
     assert code == 1
-    assert "only a failed, withheld or cancelled one can be retried" in err
+    assert "only a failed, withheld or cancelled one that no other has superseded can be retried" in err
 
 
 def test_retry_sends_what_a_finished_job_has_made_and_nobody_got(
