@@ -17,4 +17,4 @@ def tiny_analysed(bundle: Path) -> Analysed:
     def write(seed: str, folder: Path) -> WrittenSeries:
         return PhantomWriter(spacing_mm=SPACING_MM, seed=seed).write_volume(brain, folder)
 
-    return Analysed(bundle, write, analysis_s=3.0, limit_s=120.0)
+    return Analysed(bundle, write, analysis_s=3.0, limit_s=600.0)

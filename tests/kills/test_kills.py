@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.peer]
 SEED = 7
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_roles_killed_at_random_moments_lose_double_and_hold_up_nothing(
     tmp_path: Path, requires_peer: RequirePeer
 ) -> None:
