@@ -70,22 +70,29 @@ class SegmentWriter:
         """What stands in the log from `start` on, verified; what a crash tore in its last group is removed.
 
         A power cut may tear any record of a group that was not flushed, and leave others: those are kept. Damage that
-        a later group follows is left where it is (and is given out): it is no work of a crash.
+        a later group follows is left where it is (and is given out): it is no work of a crash. What stands behind
+        damage is given out after it was removed: else whoever took it would begin behind it the next time.
         """
         end = start
         torn: list[Damage] = []
+        behind: list[Record] = []
         for found in self.log.scan(start):
             if isinstance(found, Damage):
                 torn.append(found)
                 continue
-            yield from (damage for damage in torn if damage.place < found.group)
-            torn = [damage for damage in torn if damage.place >= found.group]
+            if rotten := [damage for damage in torn if damage.place < found.group]:
+                yield from (*rotten, *behind)
+                torn, behind = torn[len(rotten) :], []
             end = found.end
-            yield found
+            if torn:
+                behind.append(found)
+            else:
+                yield found
         segments = self.log.segments()
         newest = segments[-1] if segments else 0
         for damage in torn:
             yield self._mended(damage, end) if damage.place.segment == newest else damage
+        yield from behind
         if not torn and not self._reaches(end, newest):
             yield Damage(end, 0, "the log ends before what the index knows: acknowledged images are lost")
         self._continue_after(newest, end)

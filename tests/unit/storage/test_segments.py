@@ -164,6 +164,22 @@ def test_what_a_power_cut_tore_in_the_last_group_is_blanked_and_the_rest_of_it_k
     writer.close()
 
 
+def test_what_was_torn_does_not_hide_what_rotted_in_the_group_before(tmp_path: Path) -> None:
+    writer, _ = opened(tmp_path)
+    before = writer.append([instance(os.urandom(2000)) for _ in range(3)])
+    places = writer.append([instance(os.urandom(2000)) for _ in range(3)])
+    writer.close()
+    raw = bytearray(writer.log.path(1).read_bytes())
+    for place in (before[1], places[0]):
+        raw[place.offset + 512 : place.offset + 1024] = bytes(512)
+    writer.log.path(1).write_bytes(raw)
+    writer, found = opened(tmp_path)
+    writer.close()
+    damaged = {item.place: item.is_cut_off for item in found if isinstance(item, Damage)}
+    assert damaged == {before[1]: False, places[0]: True}
+    assert [item.place for item in found if isinstance(item, Record)] == [before[0], before[2], *places[1:]]
+
+
 def test_damage_that_later_groups_follow_is_reported_and_left_alone(tmp_path: Path) -> None:
     writer, _ = opened(tmp_path)
     places = [place for _ in range(3) for place in writer.append([instance(os.urandom(2000))])]
