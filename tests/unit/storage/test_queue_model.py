@@ -53,19 +53,13 @@ REASON = {"criterion": "contrast", "value": "T2w", "limit": "T1w", "text": "T2w 
 UNFINISHED = {JobState.QUEUED, JobState.LEASED}
 ANSWERED = {JobState.DONE, JobState.WITHHELD, JobState.FAILED, JobState.CANCELLED}
 ON_THE_WAY = {DeliveryState.DUE, DeliveryState.SENDING}
-ENDED = {DeliveryState.CONFIRMED, DeliveryState.CLOSED, DeliveryState.GAVE_UP, DeliveryState.REFUSED}
+STUCK = {DeliveryState.GAVE_UP, DeliveryState.REFUSED}
+ENDED = {DeliveryState.CONFIRMED, DeliveryState.CLOSED} | STUCK
 
 Choice = queue.NewJob
 Taken = tuple[deliveries.DeliveryRow, ...]
-How = Literal["stored", "stored, and the answer was lost", "failed", "refused", "acknowledged, and lost"]
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """What a courier has been told of what it sent, and not yet written down."""
-
-    rows: Taken
-    how: How
+How = Literal["stored", "stored, and it dies", "lost", "failed", "refused"]
+HOW: st.SearchStrategy[How] = st.sampled_from(["stored", "stored, and it dies", "lost", "failed", "refused"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +76,6 @@ class QueueMachine(RuleBasedStateMachine):
     choices: Bundle[Choice] = Bundle("choices")
     leases: Bundle[queue.Lease] = Bundle("leases")
     parcels: Bundle[Taken] = Bundle("parcels")
-    told: Bundle[Answered] = Bundle("told")
     questions: Bundle[Question] = Bundle("questions")
 
     def __init__(self) -> None:
@@ -130,9 +123,11 @@ class QueueMachine(RuleBasedStateMachine):
         self.stepped.arrive(self.images, series=name)
         self.wanted[name] = images
 
-    @rule(seconds=st.sampled_from([LEASE_S - 1, LEASE_S + 1, 2 * HOUR_S, 13 * HOUR_S]))
-    def time_passes(self, seconds: float) -> None:
+    @rule(seconds=st.sampled_from([LEASE_S + 1, 2 * HOUR_S, 13 * HOUR_S]), is_reaped=st.booleans())
+    def time_passes(self, seconds: float, *, is_reaped: bool) -> None:
         self.stepped.clock.step(seconds)
+        if is_reaped:
+            self.the_dead_are_reaped()
 
     # Two dispatchers decide
 
@@ -160,14 +155,6 @@ class QueueMachine(RuleBasedStateMachine):
         self.newest[name] = job.id
         self.leases_end(one.id for one in self.jobs(name) if one.id != job.id)
 
-    @rule(name=st.sampled_from(NAMES))
-    def a_series_is_refused(self, name: SeriesUID) -> None:
-        row = self.stepped.row(STUDY, name)
-        assert refuse_series(self.store, row, REASON) == (row.state is not SeriesState.INELIGIBLE)
-        if row.state is not SeriesState.INELIGIBLE:
-            self.leases_end(job.id for job in self.jobs(name))
-
-    @rule()
     def the_dead_are_reaped(self) -> None:
         for job in queue.reap(self.store, self.max_attempts):
             assert job.state is (JobState.FAILED if job.attempts >= self.max_attempts else JobState.QUEUED)
@@ -175,8 +162,10 @@ class QueueMachine(RuleBasedStateMachine):
 
     # Workers, some of them back from the dead
 
-    @rule(target=leases)
-    def a_worker_leases(self) -> queue.Lease | MultipleResults[queue.Lease]:
+    @rule(target=leases, is_late=st.booleans())
+    def a_worker_leases(self, *, is_late: bool = False) -> queue.Lease | MultipleResults[queue.Lease]:
+        """is_late: when the lease of another has just run out."""
+        self.stepped.clock.step((LEASE_S + 1) * is_late)
         ready = [job for job in self.jobs() if self.is_ready(job)]
         lease = queue.lease(self.store, "worker", LEASE_S, max_attempts=self.max_attempts)
         assert (lease.job.id if lease else None) == min((job.id for job in ready), default=None)
@@ -186,11 +175,12 @@ class QueueMachine(RuleBasedStateMachine):
         self.tokens[lease.job.id] = self.holders[lease.job.id] = lease.token
         return lease
 
-    @rule(lease=leases)
-    def a_worker_lives(self, lease: queue.Lease) -> None:
-        assert queue.heartbeat(self.store, lease, LEASE_S) == self.is_in_force(lease)
+    @rule()
+    def a_worker_analyses(self) -> None:
+        if isinstance(lease := self.a_worker_leases(), queue.Lease):
+            self.a_worker_finishes(lease, JobState.DONE)
 
-    @rule(lease=leases, state=st.sampled_from([JobState.DONE, JobState.WITHHELD]))
+    @rule(lease=consumes(leases), state=st.sampled_from([JobState.DONE, JobState.WITHHELD]))
     def a_worker_finishes(self, lease: queue.Lease, state: Literal[JobState.DONE, JobState.WITHHELD]) -> None:
         results = self.stepped.results(lease.job)
         with self.refused_unless_in_force(lease):  # S1
@@ -199,7 +189,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.published[lease.job.id] = len(results)
             self.given_up.discard(lease.job.id)
 
-    @rule(lease=leases, retryable=st.booleans())
+    @rule(lease=consumes(leases), retryable=st.booleans())
     def a_worker_fails(self, lease: queue.Lease, *, retryable: bool) -> None:
         before = queue.job(self.store, lease.job.id).attempts
         with self.refused_unless_in_force(lease):
@@ -207,59 +197,57 @@ class QueueMachine(RuleBasedStateMachine):
             is_over = not retryable or before >= self.max_attempts
             assert (after.state, after.attempts) == (JobState.FAILED if is_over else JobState.QUEUED, before)
 
-    @rule(lease=consumes(leases), is_told=st.booleans())
-    def a_worker_stops(self, lease: queue.Lease, *, is_told: bool) -> None:
-        """Or dies: then the store alone knows what it had."""
+    @rule(lease=leases, is_told=st.booleans())
+    def a_worker_lives_or_stops(self, lease: queue.Lease, *, is_told: bool) -> None:
+        is_held = self.is_in_force(lease)
+        attempts = queue.job(self.store, lease.job.id).attempts
         if is_told:
-            attempts = queue.job(self.store, lease.job.id).attempts
-            assert queue.release(self.store, lease, "told to stop") == self.is_in_force(lease)
-            if self.is_in_force(lease):
-                assert queue.job(self.store, lease.job.id).attempts == attempts - 1
-                self.leases_end([lease.job.id])
+            assert queue.release(self.store, lease, "told to stop") == is_held
+            self.leases_end([lease.job.id] if is_held else [])
+        else:
+            assert queue.heartbeat(self.store, lease, LEASE_S) == is_held
+        assert queue.job(self.store, lease.job.id).attempts == attempts - (is_told and is_held)
 
     # Two couriers
 
     @rule(target=parcels, limit=st.sampled_from([1, 1000]))
     def a_courier_takes(self, limit: int) -> MultipleResults[Taken]:
-        rows = deliveries.due(self.store, destination=PACS, limit=limit)
-        taken = set(deliveries.mark_sending(self.store, [row.id for row in rows], SENDING_FOR))
-        assert taken == {row.id for row in rows}
+        rows = self.taken(limit)
         return multiple(rows) if rows else multiple()
 
-    @rule(
-        target=told,
-        parcel=consumes(parcels),
-        how=st.sampled_from(
-            ["stored", "stored", "stored, and the answer was lost", "failed", "refused", "acknowledged, and lost"]
-        ),
-    )
-    def the_pacs_is_sent(self, parcel: Taken, how: How) -> Answered:
-        uids = {row.sop_instance_uid for row in parcel}
-        if how.startswith("stored"):
+    @rule(parcel=consumes(parcels), how=HOW)
+    def a_courier_is_answered(self, parcel: Taken, how: How) -> None:
+        """At once or long after, when others have sent the same."""
+        ids, uids = [row.id for row in parcel], {row.sop_instance_uid for row in parcel}
+        if how in {"stored", "stored, and it dies"}:
             self.at_pacs |= uids
-        if how in {"stored", "acknowledged, and lost"}:
+        if how in {"stored", "lost"}:
             self.acknowledged |= uids
-        return Answered(parcel, how)
-
-    @rule(answer=consumes(told))
-    def a_courier_writes_down(self, answer: Answered) -> None:
-        ids = [row.id for row in answer.rows]
-        if answer.how in {"stored", "acknowledged, and lost"}:
             deliveries.mark_sent(self.store, ids)
-        elif answer.how == "refused":
+        elif how == "failed":
+            deliveries.mark_retry(self.store, ids, "no", BACK_OFF)
+        elif how == "refused":
             deliveries.mark_refused(self.store, ids, "no")
         else:
-            deliveries.mark_retry(self.store, ids, "no", BACK_OFF)
+            deliveries.recover_sending(self.store)
 
-    @rule(_answer=consumes(told))
-    def a_dispatcher_dies_and_starts(self, _answer: Answered) -> None:
-        """What it was told is forgotten."""
-        deliveries.recover_sending(self.store)
+    @rule(how=HOW)
+    def a_courier_delivers(self, how: How) -> None:
+        self.a_courier_is_answered(self.taken(1000), how)
+
+    def taken(self, limit: int) -> Taken:
+        rows = deliveries.due(self.store, destination=PACS, limit=limit)
+        ids = tuple(row.id for row in rows)
+        assert set(deliveries.mark_sending(self.store, ids, SENDING_FOR)) == set(ids)
+        return rows
 
     # Is it in the PACS?
 
     @rule(target=questions)
     def the_pacs_is_asked(self) -> MultipleResults[Question]:
+        return multiple(*self.new_questions())
+
+    def new_questions(self) -> list[Question]:
         asked = []
         for _, group in groupby(confirmations.due(self.store, PACS), key=attrgetter("job_id")):
             ids = [row.id for row in group]
@@ -268,18 +256,16 @@ class QueueMachine(RuleBasedStateMachine):
             rows = confirmations.mark_asked(self.store, ids, "storage commitment", PATIENCE, transaction_uid=uid)
             if rows:
                 asked.append(Question(uid, tuple(row.sop_instance_uid for row in rows)))
-        return multiple(*asked)
+        return asked
 
-    @rule(question=questions)
-    def the_pacs_reports(self, question: Question) -> None:
-        """Once, twice, late: acted on later."""
+    @rule(question=questions, is_acted_on=st.booleans())
+    def the_pacs_reports(self, question: Question, *, is_acted_on: bool) -> None:
+        """Once, twice, or late."""
         there = {uid for uid in question.instance_uids if uid in self.at_pacs}
         failed = {uid: MISSING for uid in question.instance_uids if uid not in there}
         assert confirmations.record_report(self.store, question.transaction_uid, there, failed) == PACS
-
-    @rule()
-    def reports_are_acted_on(self) -> None:
-        confirmations.apply_reports(self.store, PACS, FIRST_WAIT, PATIENCE)
+        if is_acted_on:
+            confirmations.apply_reports(self.store, PACS, FIRST_WAIT, PATIENCE)
 
     @rule()
     def the_pacs_is_queried(self) -> None:
@@ -291,26 +277,29 @@ class QueueMachine(RuleBasedStateMachine):
 
     # A person, and forgetting
 
-    @rule(data=st.data())
-    def a_job_is_retried(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), is_retried=st.booleans())
+    def a_job_is_retried_or_cancelled(self, data: st.DataObject, *, is_retried: bool) -> None:
         job = data.draw(st.sampled_from(self.jobs()))
-        is_off = job.state in {JobState.FAILED, JobState.WITHHELD, JobState.CANCELLED}
-        if not is_off or job.superseded_by is not None:
+        if is_retried:
+            is_off = job.state in {JobState.FAILED, JobState.WITHHELD, JobState.CANCELLED}
+            is_possible, command, after = is_off and job.superseded_by is None, queue.retry_job, JobState.QUEUED
+        else:
+            is_possible = job.state in UNFINISHED | {JobState.FAILED}
+            command, after = queue.cancel_job, JobState.CANCELLED
+        if not is_possible:
             with pytest.raises(queue.NotPossible):
-                queue.retry_job(self.store, job.id)
+                command(self.store, job.id)
             return
-        assert queue.retry_job(self.store, job.id).state is JobState.QUEUED
+        assert command(self.store, job.id).state is after
+        self.leases_end([job.id])
         self.published.pop(job.id, None)  # a withheld scan is judged again, under the same UIDs
 
-    @rule(data=st.data())
-    def a_job_is_cancelled(self, data: st.DataObject) -> None:
-        job = data.draw(st.sampled_from(self.jobs()))
-        if job.state in UNFINISHED | {JobState.FAILED}:
-            assert queue.cancel_job(self.store, job.id).state is JobState.CANCELLED
-            self.leases_end([job.id])
-        else:
-            with pytest.raises(queue.NotPossible):
-                queue.cancel_job(self.store, job.id)
+    @rule()
+    def all_deliveries_are_retried(self) -> None:
+        stuck = Counter(row.job_id for row in deliveries.deliveries(self.store) if row.state in STUCK)
+        for job in self.jobs():
+            wanted = 0 if job.superseded_by else stuck[job.id]
+            assert deliveries.retry_deliveries(self.store, job.id) == wanted
 
     @rule(data=st.data())
     def deliveries_are_closed(self, data: st.DataObject) -> None:
@@ -318,25 +307,25 @@ class QueueMachine(RuleBasedStateMachine):
         deliveries.close_of_job(self.store, job.id, "closed by hand")
         self.given_up.add(job.id)
 
-    @rule(data=st.data())
-    def deliveries_are_retried(self, data: st.DataObject) -> None:
-        job = data.draw(st.sampled_from(self.jobs()))
-        stuck = {DeliveryState.GAVE_UP, DeliveryState.REFUSED}
-        rows = [row for row in deliveries.deliveries(self.store, job_id=job.id) if row.state in stuck]
-        assert deliveries.retry_deliveries(self.store, job.id) == (len(rows) if job.superseded_by is None else 0)
-
     @rule(limit=st.integers(1, 3))
     def the_limit_of_attempts_is_set(self, limit: int) -> None:
         self.max_attempts = limit
 
-    @rule()
-    def the_study_is_purged(self) -> None:
-        retention.purge_study(self.store, STUDY, "a test")
-        self.leases_end(job.id for job in self.jobs())
-        self.published.clear()
-        assert deliveries.deliveries(self.store) == ()
+    @rule(name=st.sampled_from(NAMES), how=st.sampled_from(["refused", "purged", "expired"]))
+    def a_series_is_not_wanted_any_more(self, name: SeriesUID, how: str) -> None:
+        if how == "refused":
+            row = self.stepped.row(STUDY, name)
+            assert refuse_series(self.store, row, REASON) == (row.state is not SeriesState.INELIGIBLE)
+            if row.state is not SeriesState.INELIGIBLE:
+                self.leases_end(job.id for job in self.jobs(name))
+        elif how == "purged":
+            retention.purge_study(self.store, STUDY, "a test")
+            self.leases_end(job.id for job in self.jobs())
+            self.published.clear()
+            assert deliveries.deliveries(self.store) == ()
+        else:
+            self.what_nobody_waits_for_expires()
 
-    @rule()
     def what_nobody_waits_for_expires(self) -> None:
         before = {job.id: deliveries.deliveries(self.store, job_id=job.id) for job in self.jobs()}
         for gone in retention.sweep(self.store, KEEP_FOR):
@@ -363,6 +352,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     # S10: from wherever chance has led, healthy roles come to an end
 
+    @rule()
     def healthy_roles_bring_all_to_an_end(self) -> None:
         for _ in range(4):  # an object that the PACS has lost is sent twice, and a dead dispatcher's time is over first
             self.stepped.clock.step(2 * HOUR_S)
@@ -371,13 +361,13 @@ class QueueMachine(RuleBasedStateMachine):
                 if self.stepped.row(STUDY, name).state is SeriesState.CLOSED:
                     self.a_choice_is_queued(choice)
             self.the_dead_are_reaped()
-            while isinstance(lease := self.a_worker_leases(), queue.Lease):
-                self.a_worker_finishes(lease, JobState.DONE)
-            for parcel in self.a_courier_takes(1000).values:
-                self.a_courier_writes_down(self.the_pacs_is_sent(parcel, "stored"))
-            for question in self.the_pacs_is_asked().values:
-                self.the_pacs_reports(question)
-            self.reports_are_acted_on()
+            for _ in NAMES:
+                self.a_worker_analyses()
+            self.a_courier_delivers("stored")
+            for question in self.new_questions():
+                self.the_pacs_reports(question, is_acted_on=True)
+            if {row.state for row in deliveries.deliveries(self.store)} <= ENDED:
+                break
         assert {job.state for job in self.jobs()} <= ANSWERED | {JobState.SUPERSEDED}
         assert {row.state for row in deliveries.deliveries(self.store)} <= ENDED
         for name in self.wanted:
@@ -420,4 +410,4 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 TestQueue = QueueMachine.TestCase
-TestQueue.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
+TestQueue.settings = settings(max_examples=20, stateful_step_count=50, deadline=None)
