@@ -7,7 +7,7 @@ of a larger one, with attempts, back-offs, refused series and withheld scans.
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -48,6 +48,7 @@ LOOKS = 2
 MISSING = 0x0112
 PACS = "pacs"
 NAMES = [SeriesUID("1.2.3.1"), SeriesUID("1.2.3.2")]
+LAST = NAMES[-1]
 SETS = [Digest(hashlib.sha256(bytes([k])).hexdigest()) for k in range(3)]
 REASON = {"criterion": "contrast", "value": "T2w", "limit": "T1w", "text": "T2w is not analysed"}
 UNFINISHED = {JobState.QUEUED, JobState.LEASED}
@@ -279,7 +280,9 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(data=st.data(), is_retried=st.booleans())
     def a_job_is_retried_or_cancelled(self, data: st.DataObject, *, is_retried: bool) -> None:
-        job = data.draw(st.sampled_from(self.jobs()))
+        self.is_commanded(data.draw(st.sampled_from(self.jobs())), is_retried=is_retried)
+
+    def is_commanded(self, job: queue.Job, *, is_retried: bool) -> None:
         if is_retried:
             is_off = job.state in {JobState.FAILED, JobState.WITHHELD, JobState.CANCELLED}
             is_possible, command, after = is_off and job.superseded_by is None, queue.retry_job, JobState.QUEUED
@@ -407,6 +410,72 @@ class QueueMachine(RuleBasedStateMachine):
     def leases_end(self, job_ids: Iterable[int]) -> None:
         for job_id in job_ids:
             self.holders.pop(job_id, None)
+
+
+def an_old_set_is_tried_beside_the_newer(machine: QueueMachine, _lease: queue.Lease) -> None:
+    machine.is_commanded(machine.jobs(LAST)[0], is_retried=False)
+    machine.a_late_slice_is_queued(LAST, SETS[1])
+    machine.is_commanded(machine.jobs(LAST)[0], is_retried=True)
+
+
+def a_limit_is_lowered_below_what_a_job_has_had(machine: QueueMachine, lease: queue.Lease) -> None:
+    machine.a_worker_fails(lease, retryable=True)
+    machine.the_limit_of_attempts_is_set(1)
+
+
+def a_worker_is_back_from_the_dead(machine: QueueMachine, lease: queue.Lease) -> None:
+    machine.a_worker_leases(is_late=True)
+    machine.a_worker_finishes(lease, JobState.DONE)
+
+
+def refused_results_of_a_superseded_job_are_retried(machine: QueueMachine, _lease: queue.Lease) -> None:
+    machine.a_worker_analyses()
+    machine.a_courier_delivers("refused")
+    machine.a_late_slice_is_queued(LAST, SETS[1])
+    machine.all_deliveries_are_retried()
+
+
+def results_of_a_superseded_job_are_missing(machine: QueueMachine, _lease: queue.Lease) -> None:
+    machine.a_worker_analyses()
+    machine.a_courier_delivers("lost")
+    (question,) = machine.new_questions()
+    machine.a_late_slice_is_queued(LAST, SETS[1])
+    machine.the_pacs_reports(question, is_acted_on=True)
+
+
+def a_slow_courier_fails_where_another_has_sent(machine: QueueMachine, _lease: queue.Lease) -> None:
+    machine.a_worker_analyses()
+    slow = machine.taken(1000)
+    machine.time_passes(2 * HOUR_S, is_reaped=False)
+    machine.a_courier_delivers("stored")
+    machine.a_late_slice_is_queued(LAST, SETS[1])
+    machine.a_courier_is_answered(slow, "failed")
+
+
+def a_courier_dies_with_its_dispatcher(machine: QueueMachine, _lease: queue.Lease) -> None:
+    machine.a_worker_analyses()
+    machine.taken(1000)
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        an_old_set_is_tried_beside_the_newer, a_limit_is_lowered_below_what_a_job_has_had,
+        a_worker_is_back_from_the_dead, refused_results_of_a_superseded_job_are_retried,
+        results_of_a_superseded_job_are_missing, a_slow_courier_fails_where_another_has_sent,
+        a_courier_dies_with_its_dispatcher,
+    ],
+)  # fmt: skip
+def test_what_chance_seldom_meets(story: Callable[[QueueMachine, queue.Lease], None]) -> None:
+    """The ways to errors that spin has found without a guard, gone by the real store."""
+    machine = QueueMachine()
+    try:
+        lease = machine.two_series_are_queued_and_one_is_leased()
+        assert isinstance(lease, queue.Lease)
+        story(machine, lease)
+        machine.what_must_hold_does()
+    finally:
+        machine.teardown()
 
 
 TestQueue = QueueMachine.TestCase
