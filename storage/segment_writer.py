@@ -81,7 +81,8 @@ class SegmentWriter:
                 torn.append(found)
                 continue
             if rotten := [damage for damage in torn if damage.place < found.group]:
-                yield from (*rotten, *behind)
+                yield from rotten
+                yield from behind
                 torn, behind = torn[len(rotten) :], []
             end = found.end
             if torn:
