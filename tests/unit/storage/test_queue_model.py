@@ -428,6 +428,11 @@ def a_worker_is_back_from_the_dead(machine: QueueMachine, lease: queue.Lease) ->
     machine.a_worker_finishes(lease, JobState.DONE)
 
 
+def a_late_slice_comes_before_results_are_sent(machine: QueueMachine, _lease: queue.Lease) -> None:
+    machine.a_worker_analyses()
+    machine.a_late_slice_is_queued(LAST, SETS[1])
+
+
 def refused_results_of_a_superseded_job_are_retried(machine: QueueMachine, _lease: queue.Lease) -> None:
     machine.a_worker_analyses()
     machine.a_courier_delivers("refused")
@@ -463,7 +468,7 @@ def a_courier_dies_with_its_dispatcher(machine: QueueMachine, _lease: queue.Leas
         an_old_set_is_tried_beside_the_newer, a_limit_is_lowered_below_what_a_job_has_had,
         a_worker_is_back_from_the_dead, refused_results_of_a_superseded_job_are_retried,
         results_of_a_superseded_job_are_missing, a_slow_courier_fails_where_another_has_sent,
-        a_courier_dies_with_its_dispatcher,
+        a_courier_dies_with_its_dispatcher, a_late_slice_comes_before_results_are_sent,
     ],
 )  # fmt: skip
 def test_what_chance_seldom_meets(story: Callable[[QueueMachine, queue.Lease], None]) -> None:
