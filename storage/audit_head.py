@@ -5,6 +5,7 @@ each flushed commit, never before: the file may lag behind the database, it may 
 """
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,12 +54,16 @@ class AuditHead:
             flush_folder(self._root)
 
     def advance(self, link: Link | None) -> None:
-        """Writes a link if it is newer than the file's: another process may have been faster."""
+        """Writes a link if it is newer than the file's: another process may have been faster.
+
+        A disk that refuses leaves the file behind, as it may be, until the next link: the rows are committed.
+        """
         if link is None or self._descriptor is None:
             return
-        known = read_head(self._root)
-        if known is None or known.seq < link.seq:
-            write_head(self._descriptor, link)
+        with suppress(OSError):
+            known = read_head(self._root)
+            if known is None or known.seq < link.seq:
+                write_head(self._descriptor, link)
 
     def close(self) -> None:
         """Gives the file back; nothing is written any more."""

@@ -39,6 +39,7 @@ SOME_CALLS, EACH_CALL = 12, 1
 SHORT = (
     ("segments/", "full", "normal"), ("segments/", "read-only", "full"), ("segments/", "broken", "normal"),
     ("anomalyd.db", "full", "full"), ("anomalyd.db", "read-only", "normal"), ("", "full", "normal"),
+    ("audit.head", "full", "full"),
 )  # fmt: skip
 UNFLUSHED = ("anomalyd.db", "broken", "normal")
 """That database is not flushed for an image."""
