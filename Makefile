@@ -53,7 +53,7 @@ fuzz-guided: $(STAMP) ## coverage-guided, with atheris where it has a wheel (TAR
 	$(BIN)/python -c "import atheris" 2>/dev/null || $(BIN)/pip install --quiet --no-deps --only-binary :all: atheris==3.0.0
 	PYTHONPATH=tests $(BIN)/python -m fuzz.coverage_guided $(or $(TARGET),peek) --seconds $(or $(SECONDS),60)
 
-peers: $(STAMP) ## only the tests against Orthanc, dcmtk, dicom3tools
+peers: $(STAMP) ## only the tests with programs from outside: Orthanc, dcmtk, dicom3tools, a browser, spin
 	$(PYTEST) -m peer
 
 format: $(STAMP) ## rewrite in house form
