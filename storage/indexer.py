@@ -160,6 +160,7 @@ class Indexer:
         """One transaction, tried until it succeeds; False when the end came first."""
         entries = [entry for group in groups for entry in group.entries]
         while True:
+            is_last_try = self._closing.is_set()
             try:
                 with self._store.write() as connection:
                     index.apply(self._store, connection, entries, groups[-1].end)
@@ -167,8 +168,9 @@ class Indexer:
                 self._failures += 1
                 error = NotStored(f"the index cannot be written: {type(exc.orig).__name__}: {exc.orig}")
                 _fail(groups, error)
-                if self._closing.wait(_RETRY_S):
+                if is_last_try:
                     return False
+                self._closing.wait(_RETRY_S)
                 tried = [FlushedGroup(group.number, group.entries, group.end, ()) for group in groups]
                 groups = [*tried, *self._come_meanwhile()]  # who waits for rows hears of the next failure, not of none
                 entries = [entry for group in groups for entry in group.entries]
