@@ -122,7 +122,7 @@ def _print_outcomes(errors: "Console", done: "Offline") -> None:
     for path, reason in done.unreadable:
         errors.print(f"left out: {path}: {reason}", markup=False)
     if not done.outcomes:
-        errors.print("no readable DICOM image was found")
+        errors.print("anomalyd: no readable DICOM image was found in what was given")
     for outcome in done.outcomes:
         _print_outcome(out, outcome)
 

@@ -58,7 +58,9 @@ def train(
     resume_from: Annotated[
         Path | None,
         typer.Option(
-            metavar="WEIGHTS", exists=True, help="Begin with these: a checkpoint, weights-ema.safetensors or a bundle."
+            metavar="WEIGHTS",
+            exists=True,
+            help="Begin with these: a checkpoint, weights-ema.safetensors or a bundle; later BUNDLE.work counts.",
         ),
     ] = None,
     prepare_only: Annotated[
@@ -83,7 +85,7 @@ def train(
                 cache = order.cache_of(cohort.contrast)
                 typer.echo(f"{cache}: {len(used)} people to train on, {len(held)} held out")
             return
-        reports = train_bundles(order, bar.show_training, _print_one_skipped)
+        reports = train_bundles(order, bar.show_training, _print_one_skipped, _print_note)
     for made in reports:
         for warning in made.warnings:
             typer.echo(f"warning: {made.bundle.name}: {warning}", err=True)
@@ -180,9 +182,12 @@ def import_checkpoint(
     quiet_console()
     from anomalyd.pipeline.train import import_checkpoint as importing
 
+    is_replaced = out.exists() and any(out.iterdir())
     made = importing.import_checkpoint(checkpoint, out, contrast=contrast, like=like, is_transposed=not upright)
     under = f" under {made.prefix!r}" if made.prefix else ""
     typer.echo(f"{made.bundle}: published network of width {made.width}, {made.tensors} tensors{under}")
+    if is_replaced:
+        typer.echo(f"the bundle that was at {out} is replaced, its calibration with it", err=True)
     typer.echo(
         f"template and brain mask of {made.like}; not calibrated: run `anomalyd calibrate {made.bundle} HEALTHY`"
     )
@@ -215,6 +220,10 @@ def insert_lesions(
         )  # fmt: skip
     _print_skipped(made.skipped)
     typer.echo(f"{out}: {made.images} images, {made.lesions} lesions in them")
+
+
+def _print_note(note: str) -> None:
+    typer.echo(note, err=True)
 
 
 def _print_skipped(skipped: Sequence[tuple[str, str]]) -> None:

@@ -69,6 +69,8 @@ def calibrate_bundle(
     check_place(bundle)
     trained = names_of(loaded.description.training.sources)
     found = find_scans(healthy, loaded.model.contrast)
+    if len(found.scans) + len(made) < MIN_SCANS:
+        raise ConfigError(_too_few(len(found.scans), loaded, healthy, found.skipped))  # before any is computed
     unseen = (*found.scans, *made)
     unseen = tuple(scan for scan in unseen if scan.subject not in trained)
     counted, failed = _count_scans(loaded, unseen, trained, device, on_progress)
@@ -80,10 +82,7 @@ def calibrate_bundle(
         more, failed = _count_scans(loaded, others, trained, device, on_progress)
         counted, skipped = counted + more, skipped + failed
     if len(counted) < MIN_SCANS:
-        raise ConfigError(
-            f"{len(counted)} usable {loaded.model.contrast} scans in {healthy}, at least {MIN_SCANS} are needed; "
-            f"not usable: {_told(skipped)}"
-        )
+        raise ConfigError(_too_few(len(counted), loaded, healthy, skipped))
     calibration = _calibration(loaded, counted)
     with changed_bundle(bundle) as changed:
         (changed / CALIBRATION).write_text(calibration.model_dump_json(indent=1) + "\n", encoding="utf-8")
@@ -195,5 +194,7 @@ def _report(
     )
 
 
-def _told(skipped: Sequence[tuple[str, str]]) -> str:
-    return "; ".join(f"{name}: {reason}" for name, reason in skipped[:5]) or "none"
+def _too_few(count: int, bundle: Bundle, healthy: Path, skipped: Sequence[tuple[str, str]]) -> str:
+    told = "; ".join(f"{name}: {reason}" for name, reason in skipped[:5])
+    usable = f"{count} {bundle.model.contrast} scans in {healthy}, at least {MIN_SCANS} are needed"
+    return f"{usable}; not usable: {told}" if told else usable

@@ -63,10 +63,11 @@ class Scan:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a folder holds. skipped: what lies there and cannot be used."""
+    """What a folder holds. skipped: what lies there and cannot be used; left_out: subjects that are not wanted."""
 
     scans: tuple[Scan, ...]
     skipped: Skipped = ()
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,8 @@ def find_scans(data: Path, contrast: str, exclude_subject_prefixes: tuple[str, .
         raise ConfigError(
             f"no {contrast} scan in {data}: NIfTI files, DICOM series, or an {INDEX} with file, subject, contrast{told}"
         )
-    return Found(kept, found.skipped)
+    left_out = {scan.subject for scan in found.scans} - {scan.subject for scan in kept}
+    return Found(kept, found.skipped, tuple(sorted(left_out)))
 
 
 def _indexed(data: Path, index: Path, contrast: str) -> Found:

@@ -49,6 +49,7 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+OnNote = Callable[[str], None]
 
 
 def fit(
@@ -59,17 +60,21 @@ def fit(
     seed: int,
     device: str,
     on_progress: OnProgress = lambda _: None,
+    on_note: OnNote = lambda _: None,
     resume_from: Path | None = None,
 ) -> Trainee:
     """Steps up to recipe.steps, from the checkpoint in `work`, else from the weights of resume_from, else from none.
 
     Every random number of step k comes from (seed, k): an interrupted run and an uninterrupted one end alike. Leaves in
-    `work` a full and a small checkpoint, loss.csv, loss.png and samples.png. Raises ConfigError for a device that is
-    not there or weights that cannot be read, Broken for weights of another network.
+    `work` a full and a small checkpoint, loss.csv, loss.png and samples.png. on_note: where it goes on from.
+    Raises ConfigError for a device that is not there or weights that cannot be read, Broken for weights of another
+    network.
     """
     check_device(device)
     with _repeatable(device):
         trainee = _start(cohort, recipe, work, seed=seed, device=device, resume_from=resume_from)
+        if trainee.step:
+            on_note(_goes_on(work, resume_from, trainee.step, recipe.steps))
         make = batch_maker(cohort, recipe, seed)
         steps = _on(schedule(), device)
         diary = _Diary(work, trainee.step, held_out(cohort, recipe, seed, device))
@@ -80,12 +85,14 @@ def fit(
             is_last = trainee.step == recipe.steps
             if trainee.step % recipe.report_every == 0 or is_last:
                 on_progress(Progress("training", trainee.step, recipe.steps, trainee.loss, diary.rate(len(losses))))
-            if trainee.step % recipe.save_every == 0 or is_last:
-                save_checkpoint(work / FULL, trainee)
-                save_weights(work / SMALL, trainee)
+            is_saved = trainee.step % recipe.save_every == 0 or is_last
+            if is_saved:
                 diary.note(trainee, steps, losses)
             if trainee.step % recipe.picture_every == 0 or is_last:
                 diary.draw(trainee, steps)
+            if is_saved:  # last: killed before it, the same steps are made, noted and drawn again
+                save_weights(work / SMALL, trainee)
+                save_checkpoint(work / FULL, trainee)
         return trainee
 
 
@@ -115,6 +122,14 @@ def _start(cohort: Cohort, recipe: Recipe, work: Path, *, seed: int, device: str
     else:
         trainee = begin_from(resume_from, trainee)
     return replace(trainee, people=together((*trainee.people, *people_of(cohort.train_scans))))
+
+
+def _goes_on(work: Path, resume_from: Path | None, step: int, steps: int) -> str:
+    """For a person."""
+    if not (work / FULL).exists():
+        return f"begins with the weights of {resume_from}, at step {step} of {steps}"
+    ignored = f"; it has gone on since it began with {resume_from}, which is not read again" if resume_from else ""
+    return f"goes on from {work / FULL} at step {step} of {steps}{ignored}"
 
 
 class _Diary:

@@ -66,8 +66,11 @@ def insert_lesions(
     Of each subject one image without lesions (and without a mask: healthy) and one for each of STRENGTHS, with the same
     lesions at the same places. subjects: these alone; exclude_trained: a bundle, none of whose training subjects is
     taken. What a subject gets depends on seed, subject and shapes alone, not on who else is there.
-    Raises ConfigError where there is no scan, no shape, no room for the lesions, or `out` cannot be written.
+    Raises ConfigError where there is no scan, no shape, no room for the lesions, or `out` is not empty or cannot be
+    written.
     """
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError(f"{out} holds something already: two sets in one folder would be judged as one; give another")
     scans = _chosen(list_scans(healthy, contrast), subjects, exclude_trained)
     known = read_shapes(shapes)
     rows: list[dict[str, object]] = []

@@ -26,8 +26,13 @@ def check_place(out: Path) -> None:
     if out.exists() and not (out / SUMS).exists() and any(out.iterdir()):
         raise ConfigError(f"{out} exists and is no bundle: give another path")
     parent = next(folder for folder in out.absolute().parents if folder.exists())
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise ConfigError(f"{parent} cannot be written: a bundle is made there and put in place when it is whole")
+    if out.is_mount():
+        raise ConfigError(f"{out} is a mount point and cannot be replaced: mount the folder above it")
+    for folder in (parent, *([out] if out.exists() else [])):
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise ConfigError(
+                f"{folder} cannot be written: a bundle is made beside its place, and put there when whole"
+            )
 
 
 @contextmanager

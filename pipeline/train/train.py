@@ -12,7 +12,7 @@ from anomalyd.pipeline.train.cohort import Scan, find_scans, split_by_subject
 from anomalyd.pipeline.train.cohort_file import Cohort, load_cohort
 from anomalyd.pipeline.train.completed import complete_cohort
 from anomalyd.pipeline.train.export import export_bundle
-from anomalyd.pipeline.train.fit import OnProgress, Progress, check_device, fit
+from anomalyd.pipeline.train.fit import OnNote, OnProgress, Progress, check_device, fit
 from anomalyd.pipeline.train.joint import joined
 from anomalyd.pipeline.train.new_bundle import check_place
 from anomalyd.pipeline.train.people import names_of, people_of, together
@@ -97,11 +97,13 @@ def train_bundles(
     order: Order,
     on_progress: OnProgress = lambda _: None,
     on_skip: OnSkip = lambda _what, _why: None,
+    on_note: OnNote = lambda _: None,
 ) -> tuple[TrainReport, ...]:
     """A bundle of each contrast, of one network; the same order given again goes on where it was stopped.
 
-    on_skip(what, why) is called for each scan that is not used. Raises ConfigError for an order that cannot be carried
-    out: unknown preset, device that is not there, too few people, an `out` that is no bundle.
+    on_skip(what, why) is called for each scan that is not used, on_note with what else is to be known.
+    Raises ConfigError for an order that cannot be carried out: unknown preset, device that is not there, too few
+    people, an `out` that is no bundle.
     """
     recipe = order.recipe
     check_device(order.device)
@@ -111,7 +113,7 @@ def train_bundles(
     seed = _seed(order, cohorts[0])
     trainee = fit(
         joined(cohorts), recipe, order.work, seed=seed, device=order.device, on_progress=on_progress,
-        resume_from=order.resume_from,
+        on_note=on_note, resume_from=order.resume_from,
     )  # fmt: skip
     return tuple(
         _finished(order, cohort, cohorts[0], trainee, seed=seed, on_progress=on_progress) for cohort in cohorts
@@ -181,9 +183,12 @@ def prepared(
         on_progress(Progress(what, done, of))
 
     on_scan(0, 1, "looking at scans")
+    everything = {
+        contrast: find_scans(order.data, contrast, order.exclude_subject_prefixes) for contrast in order.all_contrasts
+    }
+    _check_left_out(order, {subject for found in everything.values() for subject in found.left_out})
     cohorts: list[Cohort] = []
-    for contrast in order.all_contrasts:
-        found = find_scans(order.data, contrast, order.exclude_subject_prefixes)
+    for contrast, found in everything.items():
         cache = order.cache_of(contrast)
         if cohorts and cohorts[0].contrast is Contrast.T1W:
             cohorts.append(
@@ -197,6 +202,13 @@ def prepared(
         )  # fmt: skip
         cohorts.append(cohort)
     return tuple(cohorts)
+
+
+def _check_left_out(order: Order, left_out: set[str]) -> None:
+    """Raises ConfigError for a prefix that leaves out nobody: a slip would train on who must not be trained on."""
+    for prefix in order.exclude_subject_prefixes:
+        if not any(subject.startswith(prefix) for subject in left_out):
+            raise ConfigError(f"no subject in {order.data} begins with {prefix!r}, which is to be left out")
 
 
 def _taken_along(order: Order) -> Cohort:

@@ -98,10 +98,16 @@ def test_made_scans_stand_in_for_real_ones_which_weigh_as_much_and_the_calibrati
 def test_fewer_than_five_scans_are_refused_with_what_was_wrong(healthy: Path, tmp_path: Path) -> None:
     few = tmp_path / "few"
     few.mkdir()
-    (few / "one.nii.gz").write_bytes((healthy / f"{PEOPLE[0]}.nii.gz").read_bytes())
+    computed: list[int] = []
+    bundle = bundle_of(tmp_path / "b")
+    for person in PEOPLE[:4]:
+        (few / f"{person}.nii.gz").write_bytes((healthy / f"{person}.nii.gz").read_bytes())
+    with pytest.raises(ConfigError, match=r"^4 T1w scans in .*at least 5 are needed$"):
+        calibrate_bundle(bundle, few, on_progress=lambda done, _of: computed.append(done))
+    assert computed == []
     (few / "torn.nii.gz").write_bytes(b"no picture")
-    with pytest.raises(ConfigError, match=r"1 usable T1w scans .*at least 5.*torn\.nii\.gz"):
-        calibrate_bundle(bundle_of(tmp_path / "b"), few)
+    with pytest.raises(ConfigError, match=r"^4 T1w scans .*at least 5.*not usable: torn\.nii\.gz"):
+        calibrate_bundle(bundle, few)
 
 
 def person(subject: str) -> Scan:

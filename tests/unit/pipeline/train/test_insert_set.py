@@ -102,4 +102,13 @@ def test_an_unknown_subject_and_a_folder_without_masks_are_told(data: Path, tmp_
         make(data, tmp_path, ("zoe",))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="no lesion mask"):
-        insert_lesions(data / "healthy", tmp_path / "empty", tmp_path, contrast=Contrast.T1W, per_scan=1, seed=1)
+        insert_lesions(
+            data / "healthy", tmp_path / "empty", tmp_path / "out", contrast=Contrast.T1W, per_scan=1, seed=1
+        )
+
+
+def test_a_second_set_does_not_go_into_the_first_ones_folder(data: Path, made: Path) -> None:
+    before = (made / "lesions.csv").read_bytes()
+    with pytest.raises(ConfigError, match="holds something already"):
+        make(data, made, ("ann",))
+    assert (made / "lesions.csv").read_bytes() == before

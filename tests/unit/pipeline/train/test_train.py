@@ -124,9 +124,15 @@ def test_the_same_command_prepares_nothing_twice_and_goes_on_with_more_steps(
     for name in ("cohort.npz", "checkpoint.safetensors", "loss.csv"):
         (work / name).write_bytes((before.with_name(before.name + ".work") / name).read_bytes())
     prepared = (work / "cohort.npz").stat().st_mtime_ns
-    result = run("train", hospital, "--out", tmp_path / "ward", "--steps", STEPS + 2)
+    weights = before / "model.safetensors"
+    result = run("train", hospital, "--out", tmp_path / "ward", "--steps", STEPS + 2, "--resume-from", weights)
     assert result.exit_code == 0, result.output
     assert f"{STEPS + 2} steps" in result.output
+    told = " ".join(result.output.split())
+    assert (
+        f"goes on from {work / 'checkpoint.safetensors'} at step {STEPS} of {STEPS + 2}; it has gone on since" in told
+    )
+    assert "model.safetensors, which is not read again" in told
     assert (work / "cohort.npz").stat().st_mtime_ns == prepared
     only = run("train", hospital, "--out", tmp_path / "ward", "--prepare-only")
     assert only.exit_code == 0, only.output
@@ -176,3 +182,10 @@ def test_too_few_people_are_refused_with_their_number_and_what_was_wrong(hospita
     assert told in str(result.exception)
     assert not (tmp_path / "x").exists()
     assert isinstance(run("train", tmp_path, "--out", tmp_path / "x").exception, ConfigError)
+
+
+def test_a_prefix_that_leaves_out_nobody_is_refused_before_anything_is_made(hospital: Path, tmp_path: Path) -> None:
+    result = run("train", hospital, "--out", tmp_path / "x", "--exclude-subjects", "oasis-")
+    assert isinstance(result.exception, ConfigError)
+    assert "begins with 'oasis-', which is to be left out" in str(result.exception)
+    assert not (tmp_path / "x.work" / "cohort.npz").exists()
