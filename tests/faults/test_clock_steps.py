@@ -40,7 +40,10 @@ class SetClock:
         self._ahead[:] = struct.pack("=q", struct.unpack("=q", self._ahead[:])[0] + seconds)
 
 
-@pytest.mark.parametrize("step_s", [HOUR_S, -HOUR_S], ids=["forward", "back"])
+@pytest.mark.parametrize(
+    "step_s",
+    [pytest.param(HOUR_S, id="forward"), pytest.param(-HOUR_S, id="back", marks=pytest.mark.long)],
+)
 def test_an_hour_while_a_series_comes_is_analysed_and_waits_to_be_sent(
     tmp_path: Path, requires_peer: RequirePeer, step_s: int
 ) -> None:

@@ -65,6 +65,7 @@ def overwritten(database: Path, *, begin: int) -> None:
         file.write(b"\xa5" * (size - begin))
 
 
+@pytest.mark.long
 def test_a_database_that_is_held_for_long_shuts_the_door_and_opens_it_when_it_is_let_go(
     daemon: RunningDaemon,
 ) -> None:

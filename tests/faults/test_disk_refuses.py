@@ -211,7 +211,7 @@ class Analysing:
     ("place", "why", "stride"),
     [
         ("results/", "full", EACH_CALL),
-        ("anomalyd.db", "read-only", SOME_CALLS),
+        pytest.param("anomalyd.db", "read-only", SOME_CALLS, marks=pytest.mark.long),
         pytest.param("results/", "read-only", EACH_CALL, marks=pytest.mark.long),
         pytest.param("anomalyd.db", "full", EACH_CALL, marks=pytest.mark.long),
     ],

@@ -97,10 +97,13 @@ def test_associations_that_say_nothing_are_ended_and_their_places_free(gateway: 
                 peer.response()
 
 
-def test_thousands_of_bare_connections_of_a_probe_leave_no_row_and_no_line_each(gateway: RunningDaemon) -> None:
+@pytest.mark.parametrize("connections", [400, pytest.param(3000, marks=pytest.mark.long)])
+def test_thousands_of_bare_connections_of_a_probe_leave_no_row_and_no_line_each(
+    gateway: RunningDaemon, connections: int
+) -> None:
     assert is_taken(gateway, 1)
     lines, threads = gateway.log_text("gateway").count("\n"), threads_of(gateway)
-    for _ in range(3000):
+    for _ in range(connections):
         socket.create_connection(("127.0.0.1", gateway.port)).close()
     assert is_taken(gateway, 2)
     wait_until(lambda: threads_of(gateway) <= threads, limit_s=LIMIT_S, what="no thread is left of them")

@@ -47,6 +47,8 @@ DEATHS = {
     "hangs 60": "killed: exceeded job_time_limit (2 s) in stage register",
     "bug": "an error of the program (ValueError) in stage score",
 }
+SHORT = ("segfault", "starved", "hangs 60")
+"""The others are named in tests/unit/daemon/worker/test_loop.py, too."""
 OF_THE_GPU = {
     "gpu_memory": "out of memory in stage reconstruct",
     "gpu_error": "the GPU failed (AcceleratorError) in stage reconstruct",
@@ -134,7 +136,9 @@ def check_retried(store: Store, clock: MovingClock, bench: Bench, words: str, wa
     assert open_alarms(store) == ()
 
 
-@pytest.mark.parametrize("death", DEATHS)
+@pytest.mark.parametrize(
+    "death", [*SHORT, *(pytest.param(death, marks=pytest.mark.long) for death in DEATHS if death not in SHORT)]
+)
 def test_whatever_a_child_dies_of_another_one_tries_again(
     death: str, store: Store, clock: MovingClock, tmp_path: Path, wait_until: WaitUntil
 ) -> None:
@@ -179,6 +183,7 @@ def test_a_poisonous_series_is_failed_after_max_attempts_and_the_others_go_on(
     assert all(bench.kinds(job)[AuditKind.STARTED] == 1 for job in others)
 
 
+@pytest.mark.long
 def test_a_series_that_kills_the_worker_itself_is_failed_too(tmp_path: Path) -> None:
     """The dispatcher counts: the lease of each dead worker runs out."""
     tiny_bundle(tmp_path / "tiny")
