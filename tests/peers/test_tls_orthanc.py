@@ -106,6 +106,7 @@ def test_orthanc_sends_over_tls(gateway: RunningDaemon, orthanc: Orthanc, tmp_pa
     names = [orthanc.call("/instances", path.read_bytes())["ID"] for path in series.files]
     done = orthanc.call("/modalities/anomalyd/store", json.dumps(names).encode())
     assert (done["InstancesCount"], done["FailedInstancesCount"]) == (len(names), 0)
+    gateway.stop()  # rows follow an answer within milliseconds, and stand when the gateway has ended
     store = gateway.open_store()
     with store.read() as connection:
         senders = connection.exec_driver_sql("SELECT calling_ae FROM audit WHERE kind = 'received'").scalars().all()

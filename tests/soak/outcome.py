@@ -72,8 +72,9 @@ def compare(watching: Watching, senders: Senders) -> Outcome:
 
 def _by_parts(sizes: list[float]) -> tuple[float, ...]:
     """Medians of PARTS stretches of the same length."""
+    last = len(sizes) - 1
     edges = [round(part * len(sizes) / PARTS) for part in range(PARTS + 1)]
-    return tuple(statistics.median(sizes[first : max(last, first + 1)]) for first, last in pairwise(edges))
+    return tuple(statistics.median(sizes[min(begin, last) : max(end, begin + 1)]) for begin, end in pairwise(edges))
 
 
 def table(outcome: Outcome) -> str:
