@@ -14,6 +14,7 @@ import ports
 import waiting
 from anomalyd.storage.engine import Store, open_store
 from anomalyd.storage.settings import StorageSettings
+from moving_clock import MovingClock
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -97,8 +98,14 @@ def requires_peer() -> RequirePeer:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """A fresh store below tmp_path, SQLite and all."""
-    opened = open_store(StorageSettings(root=tmp_path / "store", disk_floor=0))
+def clock() -> MovingClock:
+    """Of `store`: the test moves it."""
+    return MovingClock()
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: MovingClock) -> Iterator[Store]:
+    """A fresh store below tmp_path, SQLite and all; on the wall clock until the test moves it."""
+    opened = open_store(StorageSettings(root=tmp_path / "store", disk_floor=0), clock=clock)
     yield opened
     opened.close()

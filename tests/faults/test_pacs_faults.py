@@ -22,8 +22,7 @@ from anomalyd.daemon.settings import DaemonSettings, Destination
 from anomalyd.storage import deliveries
 from anomalyd.storage.alarms import open_alarms
 from anomalyd.storage.deliveries import DeliveryRow
-from anomalyd.storage.engine import Store, open_store
-from anomalyd.storage.settings import StorageSettings
+from anomalyd.storage.engine import Store
 from anomalyd.storage.tables import DeliveryState
 from bad_line import DEAF, BadLine, Fault
 from conftest import FreePort, WaitUntil
@@ -115,18 +114,6 @@ class Outbox:
     def kick(self) -> None:
         for courier in self.couriers:
             courier.kick()
-
-
-@pytest.fixture
-def clock() -> MovingClock:
-    return MovingClock()
-
-
-@pytest.fixture
-def store(tmp_path: Path, clock: MovingClock) -> Iterator[Store]:
-    opened = open_store(StorageSettings(root=tmp_path / "store", disk_floor=0), clock=clock)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(autouse=True)

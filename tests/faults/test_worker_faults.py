@@ -24,9 +24,8 @@ from anomalyd.pipeline.bundle import bundle_identity
 from anomalyd.storage import audit, queue
 from anomalyd.storage.alarms import open_alarms
 from anomalyd.storage.audit import AuditFilter, AuditKind
-from anomalyd.storage.engine import Store, open_store
+from anomalyd.storage.engine import Store
 from anomalyd.storage.queue import Job
-from anomalyd.storage.settings import StorageSettings
 from anomalyd.storage.tables import JobState
 from children import scripted
 from conftest import CHECKOUT, WaitUntil
@@ -53,18 +52,6 @@ OF_THE_GPU = {
     "gpu_memory": "out of memory in stage reconstruct",
     "gpu_error": "the GPU failed (AcceleratorError) in stage reconstruct",
 }
-
-
-@pytest.fixture
-def clock() -> MovingClock:
-    return MovingClock()
-
-
-@pytest.fixture
-def store(tmp_path: Path, clock: MovingClock) -> Iterator[Store]:
-    opened = open_store(StorageSettings(root=tmp_path / "store", disk_floor=0), clock=clock)
-    yield opened
-    opened.close()
 
 
 @dataclass

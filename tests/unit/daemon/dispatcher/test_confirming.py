@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at import time by pynetdicom
@@ -18,8 +17,7 @@ from anomalyd.ids import StudyUID
 from anomalyd.storage import audit, confirmations, deliveries
 from anomalyd.storage.alarms import open_alarms
 from anomalyd.storage.audit import AuditFilter, AuditKind
-from anomalyd.storage.engine import Store, open_store
-from anomalyd.storage.settings import StorageSettings
+from anomalyd.storage.engine import Store
 from anomalyd.storage.tables import DeliveryState
 from committing_pacs import CommittingPacs
 from moving_clock import MovingClock
@@ -29,18 +27,6 @@ from rows import STUDY, add_finished_job
 WaitUntil = Callable[..., None]
 LIMIT_S = 15.0
 unclosed_by_pynetdicom = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture
-def clock() -> MovingClock:
-    return MovingClock()
-
-
-@pytest.fixture
-def store(tmp_path: Path, clock: MovingClock) -> Iterator[Store]:
-    opened = open_store(StorageSettings(root=tmp_path / "store", disk_floor=0), clock=clock)
-    yield opened
-    opened.close()
 
 
 def destination(port: int, **changes: object) -> Destination:

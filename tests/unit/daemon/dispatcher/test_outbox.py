@@ -4,7 +4,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from pynetdicom.events import Event
@@ -13,8 +12,7 @@ from anomalyd.daemon.dispatcher.outbox import Courier
 from anomalyd.daemon.settings import DaemonSettings, Destination
 from anomalyd.storage import deliveries
 from anomalyd.storage.alarms import open_alarms
-from anomalyd.storage.engine import Store, open_store
-from anomalyd.storage.settings import StorageSettings
+from anomalyd.storage.engine import Store
 from anomalyd.storage.tables import DeliveryState
 from moving_clock import MovingClock
 from pacs import Pacs
@@ -25,18 +23,6 @@ FreePort = Callable[[], int]
 LIMIT_S = 15.0
 # pynetdicom forgets to close the socket of a refused connection
 unclosed_by_pynetdicom = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture
-def clock() -> MovingClock:
-    return MovingClock()
-
-
-@pytest.fixture
-def store(tmp_path: Path, clock: MovingClock) -> Iterator[Store]:
-    opened = open_store(StorageSettings(root=tmp_path / "store", disk_floor=0), clock=clock)
-    yield opened
-    opened.close()
 
 
 def destination(port: int, name: str = "pacs", **changes: object) -> Destination:
