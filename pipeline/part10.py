@@ -121,7 +121,7 @@ def read_header(opened: Part10) -> tuple[Dataset, PixelElement | None]:
         if not found:  # at the functional groups, or at the end
             has_room = (Elements(dataset).integer("NumberOfFrames") or 1) <= MAX_FRAMES
             if has_room:
-                dataset.update(read(opened, stop))
+                dataset = _joined(dataset, read(opened, stop))
         if not found:
             return dataset, None
         start = opened.dataset.tell()
@@ -150,6 +150,11 @@ def read(opened: Part10, stop_when: Callable[[BaseTag, str | None, int], bool] |
     except _PARSE_ERRORS as exc:
         raise Refused(f"the data set cannot be read: {type(exc).__name__} at byte {opened.dataset.tell()}") from exc
     return dataset
+
+
+def _joined(*parts: Dataset) -> Dataset:
+    """The elements of all parts as they were read: `update` would convert private ones, and raise on a broken one."""
+    return Dataset({element.tag: element for part in parts for element in part.values()})
 
 
 def _check_items(opened: Part10) -> None:
