@@ -4,9 +4,10 @@ Everything here comes from the record, never from the clock: rows that a power c
 index are rebuilt as they were, so the audit chain comes out with the same hashes (GATEWAY 4).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import Connection
@@ -24,6 +25,7 @@ from anomalyd.storage.tables import InstanceState
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_KeyedHash = Callable[[str | None], str | None]
 _POSITION: Final = "log_indexed_up_to"
 """Key in `meta`: where in the log the first record without rows begins, as `segment:offset`."""
 
@@ -88,7 +90,7 @@ def duplicate_event(store: Store, instance: ReceivedInstance) -> AuditEvent:
     """The same bytes again."""
     facts = instance_facts(instance, Verdict.DUPLICATE)
     return _instance_event(
-        store,
+        store.keyed_hash,
         AuditKind.DUPLICATE,
         at=instance.received_at,
         facts=facts,
@@ -172,13 +174,14 @@ def judged_again(connection: Connection, entries: Sequence[IndexEntry]) -> list[
 
 def apply(store: Store, connection: Connection, entries: Sequence[IndexEntry], end: Place) -> None:
     """Rows of index and audit for records in the order of the log, and the new position, in one transaction."""
+    keyed_hash = cache(store.keyed_hash)  # a group is of one or two patients
     events: list[AuditEvent] = []
     arrived: list[IndexEntry] = []
     for entry in entries:
         if entry.peeked is None:
             event = _noted_event(entry)
             if event.kind is AuditKind.DUPLICATE:
-                _index_instances(store, connection, arrived)
+                _index_instances(keyed_hash, connection, arrived)
                 arrived = []
                 _keep_receiving(connection, event)
             events.append(event)
@@ -186,13 +189,15 @@ def apply(store: Store, connection: Connection, entries: Sequence[IndexEntry], e
         arrived.append(entry)
         kind = AuditKind.CONFLICT if entry.facts["verdict"] == Verdict.CONFLICTING else AuditKind.RECEIVED
         events.append(
-            _instance_event(store, kind, at=entry.at, facts=entry.facts, length=entry.data_length, peeked=entry.peeked)
+            _instance_event(
+                keyed_hash, kind, at=entry.at, facts=entry.facts, length=entry.data_length, peeked=entry.peeked
+            )
         )
         if kind is AuditKind.CONFLICT:
             append_many(connection, events)
             events = []
             raise_alarm(connection, _conflict_alarm(entry))
-    _index_instances(store, connection, arrived)
+    _index_instances(keyed_hash, connection, arrived)
     append_many(connection, events)
     connection.exec_driver_sql(
         "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
@@ -226,14 +231,14 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 
-def _index_instances(store: Store, connection: Connection, entries: Sequence[IndexEntry]) -> None:
+def _index_instances(keyed_hash: _KeyedHash, connection: Connection, entries: Sequence[IndexEntry]) -> None:
     by_series: dict[tuple[StudyUID, SeriesUID], list[IndexEntry]] = {}
     for entry in entries:
         if entry.peeked is not None:
             by_series.setdefault((entry.peeked.study_uid, entry.peeked.series_uid), []).append(entry)
     rows: list[tuple[Any, ...]] = []
     for (study_uid, series_uid), members in by_series.items():
-        _upsert_study(store, connection, members[0])
+        _upsert_study(keyed_hash, connection, members[0])
         series_id = _upsert_series(connection, study_uid, series_uid, members)
         rows.extend(_instance_row(series_id, entry) for entry in members)
     if rows:
@@ -244,7 +249,7 @@ def _by_place(row: tuple[Any, ...]) -> tuple[int, int]:
     return row[6], row[7]
 
 
-def _upsert_study(store: Store, connection: Connection, entry: IndexEntry) -> None:
+def _upsert_study(keyed_hash: _KeyedHash, connection: Connection, entry: IndexEntry) -> None:
     peeked = entry.peeked
     if peeked is None:
         return
@@ -254,8 +259,8 @@ def _upsert_study(store: Store, connection: Connection, entry: IndexEntry) -> No
         peeked.patient_id,
         peeked.accession_number,
         peeked.study_date,
-        store.keyed_hash(peeked.patient_id),
-        store.keyed_hash(peeked.accession_number),
+        keyed_hash(peeked.patient_id),
+        keyed_hash(peeked.accession_number),
         to_text(entry.at),
     )
     connection.exec_driver_sql(_STUDY, values)
@@ -312,7 +317,7 @@ def _keep_receiving(connection: Connection, event: AuditEvent) -> None:
 
 
 def _instance_event(
-    store: Store, kind: AuditKind, *, at: datetime, facts: Mapping[str, Any], length: int, peeked: Peeked
+    keyed_hash: _KeyedHash, kind: AuditKind, *, at: datetime, facts: Mapping[str, Any], length: int, peeked: Peeked
 ) -> AuditEvent:
     return AuditEvent(
         kind=kind,
@@ -321,8 +326,8 @@ def _instance_event(
         study_uid=peeked.study_uid,
         series_uid=peeked.series_uid,
         instance_uid=peeked.instance_uid,
-        patient_hash=store.keyed_hash(peeked.patient_id),
-        accession_hash=store.keyed_hash(peeked.accession_number),
+        patient_hash=keyed_hash(peeked.patient_id),
+        accession_hash=keyed_hash(peeked.accession_number),
         calling_ae=facts["calling_ae"],
         called_ae=facts["called_ae"],
         address=facts["address"],

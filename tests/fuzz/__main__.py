@@ -5,7 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from fuzz.campaign import AT_THE_DOOR, IN_PROCESS, KINDS, Tally, kept_seeds, seeds, try_files, try_visits
+from fuzz.campaign import AT_THE_DOOR, IN_PROCESS, KINDS, Tally, kept_seeds, look, seeds, try_files, try_visits
 from fuzz.visits import RunningGateway
 
 CASES = {"peek": 11_000, "file": 2000, "series": 500, "dataset": 4000, "pdu": 5000}
@@ -31,7 +31,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, RunningGateway(Path(folder), is_fast=not options.stock) as gateway:
         try_visits(visits, gateway, tally)
         gateway.restarted()
-        gateway.look()
+        look(gateway, ["the restart"], tally)
     sys.stdout.write("\n".join([*tally.found, tally.table(), ""]))
     return int(bool(tally.found))
 

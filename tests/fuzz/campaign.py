@@ -72,12 +72,13 @@ def try_visits(all_seeds: Iterable[str], gateway: RunningGateway, tally: Tally) 
             tally.found.append(f"{REPEAT} {seed}   # {type(exc).__name__}: {exc}")
             tally.answers[kind, "FOUND"] += 1
         if len(batch) >= BATCH:
-            _look(gateway, batch, tally)
+            look(gateway, batch, tally)
             batch = []
-    _look(gateway, batch, tally)
+    look(gateway, batch, tally)
 
 
-def _look(gateway: RunningGateway, batch: list[str], tally: Tally) -> None:
+def look(gateway: RunningGateway, batch: list[str], tally: Tally) -> None:
+    """What the gateway's log, files and memory say after these cases."""
     try:
         gateway.look()
     except AssertionError as exc:
