@@ -97,11 +97,17 @@ def _rejected(told: _Told) -> str:
 
 
 def _connection_refused(told: _Told) -> str:
-    return f"refused a connection: {told['text']}"
+    return f"refused {_how_many(told, 'a connection', 'connections')}: {told['text']}"
 
 
 def _association_rejected(told: _Told) -> str:
-    return f"rejected an association of {told.sender}: {told['reason']}"
+    return f"rejected {_how_many(told, 'an association', 'associations')} of {told.sender}: {told['reason']}"
+
+
+def _how_many(told: _Told, one: str, many: str) -> str:
+    """A row stands for many where there were more than an audit log should hold (gateway/turned_away.py)."""
+    times = told.detail.get("times")
+    return f"{times} more {many} since {told['since']}, the newest" if times else one
 
 
 def _closed(told: _Told) -> str:

@@ -54,8 +54,9 @@ class Source:
 
 
 def turned_away(store: Store) -> Mapping[str, int]:
-    """How many peers were not let in, by kind of the audit row; since the store was made."""
-    wanted = select(t.Audit.kind, func.count().label("peers")).where(text(t.TURNED_AWAY)).group_by(t.Audit.kind)
+    """How often a peer was not let in, by kind of the audit row; since the store was made."""
+    times = func.sum(func.coalesce(func.json_extract(t.Audit.detail, "$.times"), 1))  # a row may stand for many
+    wanted = select(t.Audit.kind, times.label("peers")).where(text(t.TURNED_AWAY)).group_by(t.Audit.kind)
     with store.read() as connection:
         return {row.kind: row.peers for row in connection.execute(wanted)}
 

@@ -17,6 +17,7 @@ from anomalyd.daemon.gateway.dimse import C_ECHO_RQ, Command
 from anomalyd.daemon.gateway.peer_limits import PeerLimits
 from anomalyd.daemon.gateway.peers import NOT_NOW, TOO_MANY, AcceptList, Rejection
 from anomalyd.daemon.gateway.reception import SUCCESS, Answer, Body, Kept, Reception, StoreCommand
+from anomalyd.daemon.gateway.turned_away import TurnedAway
 from anomalyd.daemon.settings import Peer
 from anomalyd.storage.audit import AuditEvent, AuditKind, Outcome
 from anomalyd.storage.engine import Store
@@ -63,6 +64,7 @@ class Door:
         self._accept_list, self._limits = accept_list, limits
         self._self_echo_title = self_echo_title
         self._reception = Reception(store, inbox)
+        self._turned_away = TurnedAway(self._reception.note, store.clock)
         self._budget = Budget(limits.bytes_in_flight)
         self._visitors: WeakKeyDictionary[Visitor, Sender] = WeakKeyDictionary()
         self._reporters: WeakSet[Visitor] = WeakSet()
@@ -101,6 +103,10 @@ class Door:
     def close(self) -> None:
         """No new association from now on (transient rejection)."""
         self._is_closing = True
+
+    def settle(self, *, is_last: bool = False) -> None:
+        """Writes the rows of refusals that were only counted; now and then, and at the end."""
+        self._turned_away.settle(is_last=is_last)
 
     def visitors(self) -> int:
         """Associations that are open."""
@@ -170,10 +176,6 @@ class Door:
         return True
 
     def _audit_rejection(self, sender: Sender, rejection: Rejection) -> None:
-        log.warning(
-            "association.rejected", reason=rejection.text, calling=sender.calling_ae, called=sender.called_ae,
-            address=sender.address,
-        )  # fmt: skip
         detail = {
             "result": rejection.result,
             "source": rejection.source,
@@ -181,30 +183,32 @@ class Door:
             "text": rejection.text,
             "association": sender.association,
         }
-        self._reception.note(
-            AuditEvent(
-                kind=AuditKind.ASSOCIATION_REJECTED,
-                at=self._store.clock(),
-                outcome=Outcome.MINOR,
-                calling_ae=sender.calling_ae,
-                called_ae=sender.called_ae,
-                address=sender.address,
-                detail=detail,
-            )
+        event = AuditEvent(
+            kind=AuditKind.ASSOCIATION_REJECTED,
+            at=self._store.clock(),
+            outcome=Outcome.MINOR,
+            calling_ae=sender.calling_ae,
+            called_ae=sender.called_ae,
+            address=sender.address,
+            detail=detail,
         )
+        if self._turned_away.tell(event, rejection.text):
+            log.warning(
+                "association.rejected", reason=rejection.text, calling=sender.calling_ae, called=sender.called_ae,
+                address=sender.address,
+            )  # fmt: skip
 
     def connection_refused(self, address: str, reason: str) -> None:
         """A connection that ends before anybody has asked for an association."""
-        log.warning("connection.refused", reason=reason, address=address)
-        self._reception.note(
-            AuditEvent(
-                kind=AuditKind.CONNECTION_REFUSED,
-                at=self._store.clock(),
-                outcome=Outcome.MINOR,
-                address=address,
-                detail={"text": reason},
-            )
+        event = AuditEvent(
+            kind=AuditKind.CONNECTION_REFUSED,
+            at=self._store.clock(),
+            outcome=Outcome.MINOR,
+            address=address,
+            detail={"text": reason},
         )
+        if self._turned_away.tell(event, reason):
+            log.warning("connection.refused", reason=reason, address=address)
 
     def protocol_error(self, visitor: Visitor, what: str) -> None:
         """An association that is about to be aborted for breaking the protocol."""

@@ -80,9 +80,10 @@ def _serve(settings: Settings, store: Store, inbox: Inbox, stop: threading.Event
         log.info("gateway.ready", ae_title=daemon.ae_title, peers=len(daemon.accept_from), **facts)
         certificates = CertificateWatch(store, _listening(daemon))
         try:
-            _watch(life, inbox, certificates, partial(_all_echo, servers, title, daemon.ae_title), stop)
+            _watch(life, door, certificates, partial(_all_echo, servers, title, daemon.ae_title), stop)
         finally:
             _shut(servers, door, daemon.gateway.drain)
+            door.settle(is_last=True)
             inbox.close()  # the rows of all that was received stand before the role's last one
             log.info("gateway.stopped")
 
@@ -102,7 +103,7 @@ def _limits(daemon: DaemonSettings) -> DoorLimits:
 
 def _watch(
     life: Lifecycle,
-    inbox: Inbox,
+    door: Door,
     certificates: CertificateWatch,
     echoes: Callable[[], bool],
     stop: threading.Event,
@@ -110,8 +111,9 @@ def _watch(
     """Until stop: feeds the watchdog only while an echo comes back and a commit works (DESIGN 11)."""
     interval = min(notify.watchdog_interval_s() or _CHECK_S, _CHECK_S)
     while not stop.wait(interval):
-        if _commits(inbox) and echoes():
+        if _commits(door.inbox) and echoes():
             life.alive()
+        door.settle()
         certificates.look()
 
 

@@ -47,13 +47,17 @@ def test_metrics_tell_queue_deliveries_senders_and_disk(stepped: SteppedStore, s
 
 
 def test_peers_that_were_turned_away_are_counted_by_an_index(stepped: SteppedStore, settings: Settings) -> None:
-    for kind in (AuditKind.CONNECTION_REFUSED, AuditKind.CONNECTION_REFUSED, AuditKind.ASSOCIATION_REJECTED):
-        record(
-            stepped.store, AuditEvent(kind=kind, at=stepped.store.clock(), detail={"text": "it shows no certificate"})
-        )
+    refused = (
+        (AuditKind.CONNECTION_REFUSED, {}),
+        (AuditKind.CONNECTION_REFUSED, {"times": 40}),  # one row for many
+        (AuditKind.ASSOCIATION_REJECTED, {}),
+    )
+    for kind, more in refused:
+        detail = {"text": "it shows no certificate", **more}
+        record(stepped.store, AuditEvent(kind=kind, at=stepped.store.clock(), detail=detail))
     with serving_metrics(settings):
         text = scraped(settings)
-    assert 'anomalyd_turned_away{kind="connection_refused"} 2.0' in text
+    assert 'anomalyd_turned_away{kind="connection_refused"} 41.0' in text
     assert 'anomalyd_turned_away{kind="association_rejected"} 1.0' in text
     with stepped.store.read() as connection:
         plan = connection.exec_driver_sql(
