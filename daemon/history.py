@@ -101,7 +101,7 @@ def _connection_refused(told: _Told) -> str:
 
 
 def _association_rejected(told: _Told) -> str:
-    return f"rejected {_how_many(told, 'an association', 'associations')} of {told.sender}: {told['reason']}"
+    return f"rejected {_how_many(told, 'an association', 'associations')} of {told.sender}: {told['text']}"
 
 
 def _how_many(told: _Told, one: str, many: str) -> str:

@@ -9,6 +9,7 @@ wait. With Acknowledge.AFTER_FLUSH a caller goes on after the first, with AFTER_
 import queue
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
@@ -17,6 +18,7 @@ from typing import Any, Final
 from anomalyd.storage import index
 from anomalyd.storage.audit_events import AuditEvent
 from anomalyd.storage.engine import Store
+from anomalyd.storage.gathering import Gathering
 from anomalyd.storage.index import IndexEntry
 from anomalyd.storage.indexer import FlushedGroup, Indexer, Promise
 from anomalyd.storage.part10 import file_prefix
@@ -73,6 +75,7 @@ class Inbox:
         self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._held: _Request | None = None
         self._known = _KnownVersions(store, self._indexer)
+        self._gathering = Gathering()
         self._groups = 0
         self._failures = 0
         self._pending_bytes = 0
@@ -152,14 +155,19 @@ class Inbox:
             self._commit(group)
 
     def _next_group(self) -> list[_Request]:
-        """All that waits, up to the limits of a group; empty at the end."""
+        """All that waits and is about to come, up to the limits of a group; empty at the end."""
         first = self._held or self._queue.get()
         self._held = None
         if first is None:
             return []
-        group, size = [first], first.length
-        while len(group) < GROUP_INSTANCES and not self._queue.empty():
-            following = self._queue.get()
+        group, size, begun = [first], first.length, time.monotonic()
+        while len(group) < GROUP_INSTANCES:
+            try:
+                following = self._queue.get(
+                    timeout=self._gathering.patience_s(len(group), waited_s=time.monotonic() - begun)
+                )
+            except queue.Empty:
+                break
             if following is None:
                 self._queue.put(None)  # closing: what came before it goes first
                 break
@@ -187,12 +195,15 @@ class Inbox:
             if not request.promise.is_for_rows:
                 request.promise.keep()
         self._indexer.submit(flushed)
+        self._writer.give_back_cache()
 
     def _flush(self, requests: list[_Request]) -> FlushedGroup:
         """The requests as records in the log, flushed."""
         described = [self._described(request) for request in requests]
         records = [record for record, _ in described]
+        begun = time.monotonic()
         places = self._writer.append(records)
+        self._gathering.flushed(len(requests), self._queue.qsize(), time.monotonic() - begun)
         self._groups += 1
         entries = [
             IndexEntry(

@@ -24,6 +24,7 @@ from anomalyd.storage.segments import FIRST_SEGMENT, Damage, SegmentLog
 SEGMENT_BYTES: Final = 256 * 1024 * 1024
 _IOV_MAX: Final = 1024  # Linux, limits.h
 _COPY_BYTES: Final = 1 << 20
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _RESERVE_BYTES: Final = 16 * 1024 * 1024
 _NO_COPY_IN_KERNEL: Final = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _LOCK_RETRY_S: Final = 0.5
@@ -51,6 +52,7 @@ class SegmentWriter:
         self._segment = 0
         self._end = 0
         self._reserved = 0
+        self._cached_from = 0
 
     def lock(self, stop: threading.Event) -> bool:
         """Takes the exclusive right to write; a second gateway waits here. False when `stop` came first."""
@@ -125,6 +127,17 @@ class SegmentWriter:
         crash_point("gateway.flushed")
         return places
 
+    def give_back_cache(self) -> None:
+        """The page cache of what was flushed: its pages are warm, and the next group is written into them.
+
+        Where memory is given to a virtual machine as it is touched, ever new pages halved the rate.
+        """
+        if self._descriptor is not None and self._cached_from < self._end:
+            with suppress(OSError):  # advice: a file system may know nothing of it
+                length = self._end - self._cached_from
+                os.posix_fadvise(self._descriptor, self._cached_from, length, os.POSIX_FADV_DONTNEED)
+            self._cached_from = self._end // _PAGE_BYTES * _PAGE_BYTES  # a page that is begun stays
+
     @property
     def end(self) -> Place:
         """Where the next record of this segment would begin."""
@@ -198,7 +211,7 @@ class SegmentWriter:
         self._abandon()
         number = max((self._segment, *self.log.segments()), default=0) + 1
         descriptor = os.open(self.log.path(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._descriptor, self._segment, self._end, self._reserved = descriptor, number, 0, 0
+        self._descriptor, self._segment, self._end, self._reserved, self._cached_from = descriptor, number, 0, 0, 0
         os.fsync(descriptor)
         flush_folder(self.log.directory)
 
@@ -246,4 +259,4 @@ class SegmentWriter:
         if newest >= FIRST_SEGMENT and self._reaches(end, newest):
             self._descriptor = os.open(self.log.path(newest), os.O_WRONLY | os.O_CLOEXEC)
             os.fsync(self._descriptor)
-            self._end = self._reserved = self.log.size(newest)
+            self._end = self._reserved = self._cached_from = self.log.size(newest)

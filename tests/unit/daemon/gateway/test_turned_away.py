@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from anomalyd.daemon.gateway.turned_away import ORIGINS, ROWS_EACH, WINDOW_S, TurnedAway
-from anomalyd.storage.audit import AuditEvent, AuditKind
+from anomalyd.daemon.history import sentence
+from anomalyd.storage.audit import AuditEvent, AuditKind, query
 from anomalyd.storage.clock import to_text
 from doors import MakeDoor
 from raw_scu import RawAssociation, Rejected
@@ -120,4 +121,6 @@ def test_at_a_real_door_thirty_strangers_make_eleven_rows(make_door: MakeDoor) -
     door.door.settle(is_last=True)
     assert door.kinds() == ["association_rejected"] * (ROWS_EACH + 1)
     assert (door.audit()[-1]["calling_ae"], door.audit()[-1]["address"]) == ("STRANGER", "127.0.0.1")
-    assert '"times":20' in door.audit()[-1]["detail"]
+    *_, newest = map(sentence, query(door.store))
+    assert newest.startswith("rejected 20 more associations since 20")
+    assert newest.endswith(f", the newest of STRANGER at 127.0.0.1, who called ANOMALYD: {REASON}")
