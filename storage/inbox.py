@@ -37,7 +37,7 @@ class Acknowledge(Enum):
     """When `accept` returns; in both cases the instance survives power loss."""
 
     AFTER_FLUSH = "after flush"
-    """The record is durable; its rows follow within milliseconds, or by replay."""
+    """The record is durable; its rows follow within a tenth of a second, or by replay."""
     AFTER_INDEX = "after index"
     """Also the rows are committed (and flushed, where the store's index_sync is full)."""
 
