@@ -99,6 +99,43 @@ def test_room_that_was_reserved_is_given_back(tmp_path: Path) -> None:
     assert writer.log.path(1).stat().st_blocks * 512 < 20_000
 
 
+def test_flushed_images_leave_the_page_cache_and_are_read_back_whole(writer: SegmentWriter, tmp_path: Path) -> None:
+    data = [os.urandom(300_000) for _ in range(6)]
+    places = []
+    for one in data:
+        places += writer.append([instance(one)])
+        writer.give_back_cache()
+    if not forgets(tmp_path / "other"):
+        pytest.skip("the file system of the temporary folder keeps pages whatever it is advised")
+    cached = cached_pages(writer.log.path(1))
+    assert cached <= len(data) + 1, "at most the page that a group ends in"
+    assert [
+        writer.log.read(place.segment, place.offset, len(PREFIX + one)) for place, one in zip(places, data, strict=True)
+    ] == [PREFIX + one for one in data]
+
+
+def cached_pages(path: Path) -> int:
+    """Pages of a file that can be read without asking the disk."""
+    page, found = bytearray(4096), 0
+    with path.open("rb", buffering=0) as file:
+        for offset in range(0, path.stat().st_size, len(page)):
+            try:
+                found += os.preadv(file.fileno(), [page], offset, os.RWF_NOWAIT) > 0
+            except BlockingIOError:
+                continue
+    return found
+
+
+def forgets(path: Path) -> bool:
+    """Whether advice to drop pages is taken here."""
+    path.write_bytes(bytes(1 << 20))
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        before = cached_pages(path)
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return 0 == cached_pages(path) < before
+
+
 def test_scan_gives_instances_and_notes_in_order_from_any_record_on(writer: SegmentWriter) -> None:
     places = writer.append([instance(b"a"), note(why="duplicate"), instance(b"b")])
     everything = list(writer.log.scan())
