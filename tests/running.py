@@ -222,11 +222,11 @@ class RunningDaemon:
             )
 
     @contextmanager
-    def scripted_worker(self, script: Path) -> "Iterator[subprocess.Popen[bytes]]":
-        """A worker whose child follows a script (children.py)."""
+    def scripted_worker(self, script: Path, *, crash_at: str = "") -> "Iterator[subprocess.Popen[bytes]]":
+        """A worker whose child follows a script (children.py). crash_at: where it kills itself (storage/crash.py)."""
         tests = Path(__file__).parent
         command = [sys.executable, str(tests / "scripted_worker.py"), str(self.config_file), str(script)]
-        environment = {**os.environ, **self.environment, "PYTHONPATH": str(tests)}
+        environment = {**os.environ, **self.environment, "PYTHONPATH": str(tests), "ANOMALYD_CRASH_AT": crash_at}
         with self.log_file("worker").open("ab") as out:
             child = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
@@ -236,6 +236,13 @@ class RunningDaemon:
         finally:
             child.terminate()
             child.wait(STOP_LIMIT_S)
+
+    def dies_at(self, role: Role, point: str, *, limit_s: float) -> None:
+        """A role runs until it kills itself there (storage/crash.py)."""
+        self.start(role, environment={"ANOMALYD_CRASH_AT": point})
+        child = self.children[role]
+        wait_until(lambda: child.poll() is not None, limit_s=limit_s, what=f"death at {point}")
+        assert child.returncode == -signal.SIGKILL, self.log_text(role)
 
     def stop(self) -> None:
         """SIGTERM to all, then waits for each."""

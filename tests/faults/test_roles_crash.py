@@ -3,13 +3,9 @@
 What must hold after each row: exactly one job, every result in the PACS under one UID, nothing due, audit chain intact.
 """
 
-import os
 import signal
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +20,6 @@ from anomalyd.storage.series import series_in
 from anomalyd.storage.settings import StorageSettings
 from anomalyd.storage.tables import DeliveryState, JobState, SeriesState
 from arrivals import Arrivals
-from conftest import CHECKOUT
 from phantoms import PhantomWriter
 from rows import add_finished_job, add_job
 from running import ReceivingPacs, RunningDaemon
@@ -52,29 +47,6 @@ class Stage:
     daemon: RunningDaemon
     script: Path
     bundle: str
-
-    def killed_at(self, point: str) -> None:
-        """The dispatcher runs until it dies at the point."""
-        self.daemon.start("dispatcher", environment={"ANOMALYD_CRASH_AT": point})
-        child = self.daemon.children["dispatcher"]
-        wait_until(lambda: child.poll() is not None, limit_s=LIMIT_S, what=f"death at {point}")
-        assert child.returncode == -signal.SIGKILL, self.daemon.log_text("dispatcher")
-
-    @contextmanager
-    def worker(self, crash_at: str = "") -> Iterator["subprocess.Popen[bytes]"]:
-        """A worker whose child follows `script`."""
-        command = [sys.executable, str(CHECKOUT / "tests" / "scripted_worker.py")]
-        environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "tests"), "ANOMALYD_CRASH_AT": crash_at}
-        with (self.daemon.root / "worker.out").open("ab") as out:
-            child = subprocess.Popen(
-                [*command, str(self.daemon.config_file), str(self.script)],
-                env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
-        try:
-            yield child
-        finally:
-            child.terminate()
-            child.wait(LIMIT_S)
 
     def only_job(self) -> Job:
         (job,) = queue.jobs(self.store)
@@ -120,7 +92,7 @@ def test_killed_while_a_series_is_closed_or_queued(
     series = PhantomWriter(spacing_mm=(8.0, 2.5, 2.5)).write(tmp_path / "in")
     with Arrivals(stage.store) as arrivals:
         arrivals.take(series.files)
-    stage.killed_at(point)
+    stage.daemon.dies_at("dispatcher", point, limit_s=LIMIT_S)
     assert [row.series_uid for row in series_in(stage.store, state_after)] == [series.series_uid]
     assert queue.jobs(stage.store) == ()
     stage.daemon.start("dispatcher")
@@ -135,12 +107,12 @@ def test_killed_while_a_series_is_closed_or_queued(
 def test_the_worker_killed_around_its_analysis(point: str, stage: Stage) -> None:
     add_job(stage.store, bundle=stage.bundle)
     stage.daemon.start("dispatcher")
-    with stage.worker(crash_at=point) as worker:
+    with stage.daemon.scripted_worker(stage.script, crash_at=point) as worker:
         wait_until(lambda: worker.poll() is not None, limit_s=LIMIT_S, what=f"death at {point}")
         assert worker.returncode == -signal.SIGKILL
     assert stage.only_job().state in {JobState.LEASED, JobState.QUEUED}
     assert deliveries.deliveries(stage.store) == ()
-    with stage.worker():
+    with stage.daemon.scripted_worker(stage.script):
         wait_until(stage.delivered, limit_s=LIMIT_S, what="all results confirmed")
     stage.check_promises({f"2.25.{stage.only_job().id}1"})
     assert stage.only_job().attempts == 2
@@ -149,13 +121,13 @@ def test_the_worker_killed_around_its_analysis(point: str, stage: Stage) -> None
 def test_the_child_killed_in_the_middle_of_its_analysis(stage: Stage) -> None:
     add_job(stage.store, bundle=stage.bundle)
     stage.daemon.start("dispatcher")
-    with stage.worker(crash_at="worker.mid_analysis"):
+    with stage.daemon.scripted_worker(stage.script, crash_at="worker.mid_analysis"):
         wait_until(lambda: stage.only_job().reason, limit_s=LIMIT_S, what="the death is noticed")
     job = stage.only_job()
     assert job.state is JobState.QUEUED
     assert "killed by SIGKILL: most likely out of memory in stage reconstruct" in (job.reason or "")
     _end_back_off(stage)
-    with stage.worker():
+    with stage.daemon.scripted_worker(stage.script):
         wait_until(stage.delivered, limit_s=LIMIT_S, what="all results confirmed")
     stage.check_promises({f"2.25.{job.id}1"})
 
@@ -171,7 +143,7 @@ def test_the_child_killed_in_the_middle_of_its_analysis(stage: Stage) -> None:
 )
 def test_killed_while_results_are_sent(point: str, stage: Stage) -> None:
     made = add_finished_job(stage.store, heatmaps=RESULTS - 1)
-    stage.killed_at(point)
+    stage.daemon.dies_at("dispatcher", point, limit_s=LIMIT_S)
     stage.daemon.start("dispatcher")
     wait_until(stage.delivered, limit_s=LIMIT_S, what="all results confirmed")
     stage.check_promises(set(made.uids))
@@ -184,7 +156,7 @@ def test_roles_that_run_twice_make_one_job_and_one_set_of_results(stage: Stage, 
     stage.daemon.start("dispatcher")
     first = stage.daemon.children["dispatcher"]
     stage.daemon.start("dispatcher")
-    with stage.worker(), stage.worker():
+    with stage.daemon.scripted_worker(stage.script), stage.daemon.scripted_worker(stage.script):
         wait_until(stage.delivered, limit_s=LIMIT_S, what="all results confirmed")
     first.terminate()
     first.wait(LIMIT_S)

@@ -1,11 +1,7 @@
 """Killed at each step between a superseded result and its rejection note: there is one note, sent once by its UID."""
 
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,7 +15,6 @@ from anomalyd.storage.jobs import JobKind
 from anomalyd.storage.publication import NewResult
 from anomalyd.storage.settings import StorageSettings
 from anomalyd.storage.tables import DeliveryState, JobState
-from conftest import CHECKOUT
 from part10_objects import part10_object
 from rows import add_finished_job, new_job
 from running import ReceivingPacs, RunningDaemon
@@ -73,30 +68,12 @@ class Course:
         return bool(self.notes()) and self.is_confirmed() and self.notes()[0].state is JobState.DONE
 
     def dispatcher_dies_at(self, point: str) -> None:
-        self.daemon.start("dispatcher", environment={"ANOMALYD_CRASH_AT": point})
-        child = self.daemon.children["dispatcher"]
-        wait_until(lambda: child.poll() is not None, limit_s=LIMIT_S, what=f"death at {point}")
-        assert child.returncode == -signal.SIGKILL, self.daemon.log_text("dispatcher")
-
-    @contextmanager
-    def worker(self, crash_at: str = "") -> Iterator["subprocess.Popen[bytes]"]:
-        command = [sys.executable, str(CHECKOUT / "tests" / "scripted_worker.py")]
-        environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "tests"), "ANOMALYD_CRASH_AT": crash_at}
-        with (self.daemon.root / "worker.out").open("ab") as out:
-            child = subprocess.Popen(
-                [*command, str(self.daemon.config_file), str(self.script)],
-                env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
-        try:
-            yield child
-        finally:
-            child.terminate()
-            child.wait(LIMIT_S)
+        self.daemon.dies_at("dispatcher", point, limit_s=LIMIT_S)
 
     def worker_dies_at(self, point: str) -> None:
         self.daemon.start("dispatcher")
         wait_until(self.notes, limit_s=LIMIT_S, what="a note is queued")
-        with self.worker(crash_at=point) as worker:
+        with self.daemon.scripted_worker(self.script, crash_at=point) as worker:
             wait_until(lambda: worker.poll() is not None, limit_s=LIMIT_S, what=f"death at {point}")
             assert worker.returncode == -signal.SIGKILL
         self.daemon.stop()
@@ -105,7 +82,7 @@ class Course:
         self.daemon.start("dispatcher")
         wait_until(self.notes, limit_s=LIMIT_S, what="a note is queued")
         self.daemon.stop()
-        with self.worker():
+        with self.daemon.scripted_worker(self.script):
             wait_until(lambda: self.notes()[0].state is JobState.DONE, limit_s=LIMIT_S, what="the note is made")
         self.dispatcher_dies_at(point)
 
@@ -133,7 +110,7 @@ def course(tmp_path: Path) -> Iterator[Course]:
 def test_one_note_however_often_the_roles_die(dies: Callable[[Course, str], None], point: str, course: Course) -> None:
     dies(course, point)
     course.daemon.start("dispatcher")
-    with course.worker():
+    with course.daemon.scripted_worker(course.script):
         wait_until(course.note_is_there, limit_s=LIMIT_S, what="the note confirmed")
     (note,) = course.notes()
     assert {uid for uid, _ in note.instances} == set(course.old.uids)

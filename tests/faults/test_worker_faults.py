@@ -3,9 +3,6 @@
 The back-off between two tries is on our clock; what the children do is in children.py.
 """
 
-import os
-import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -28,7 +25,7 @@ from anomalyd.storage.engine import Store
 from anomalyd.storage.queue import Job
 from anomalyd.storage.tables import JobState
 from children import scripted
-from conftest import CHECKOUT, WaitUntil
+from conftest import WaitUntil
 from moving_clock import MovingClock
 from rows import add_job
 from running import RunningDaemon
@@ -184,7 +181,7 @@ def test_a_series_that_kills_the_worker_itself_is_failed_too(tmp_path: Path) -> 
         store = daemon.open_store()
         poison = add_job(store, 1, bundle=bundle_identity(tmp_path / "tiny").digest)
         for attempt in range(1, MAX_ATTEMPTS + 1):
-            with scripted_worker(daemon, script, crash_at="worker.after_lease") as worker:
+            with daemon.scripted_worker(script, crash_at="worker.after_lease") as worker:
                 wait(lambda it=worker: it.poll() is not None, limit_s=LIMIT_S, what=f"death {attempt}")  # type: ignore[misc]  # the loop's value
             wait(
                 lambda: queue.job(store, poison.id).state is not JobState.LEASED, limit_s=LIMIT_S, what="it is noticed"
@@ -192,20 +189,7 @@ def test_a_series_that_kills_the_worker_itself_is_failed_too(tmp_path: Path) -> 
         failed = queue.job(store, poison.id)
         assert (failed.state, failed.reason) == (JobState.FAILED, f"worker died {MAX_ATTEMPTS} times")
         later = add_job(store, 2, bundle=failed.bundle)
-        with scripted_worker(daemon, script):
+        with daemon.scripted_worker(script):
             wait(lambda: queue.job(store, later.id).state is JobState.DONE, limit_s=LIMIT_S, what="the next one")
         assert [alarm.job_id for alarm in open_alarms(store)] == [poison.id]
         store.close()
-
-
-@contextmanager
-def scripted_worker(daemon: RunningDaemon, script: Path, crash_at: str = "") -> Iterator["subprocess.Popen[bytes]"]:
-    command = [sys.executable, str(CHECKOUT / "tests" / "scripted_worker.py"), str(daemon.config_file), str(script)]
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "tests"), "ANOMALYD_CRASH_AT": crash_at}
-    with (daemon.root / "worker.out").open("ab") as out:
-        child = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
-    try:
-        yield child
-    finally:
-        child.terminate()
-        child.wait(LIMIT_S)

@@ -1,14 +1,9 @@
 """Storage commitment and queries with Orthanc: it confirms our results, we answer for the images that it sends us."""
 
-import json
-import subprocess
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydicom import dcmread
@@ -24,74 +19,36 @@ from phantoms import PhantomWriter
 from ports import free_port
 from rows import STUDY, add_finished_job
 from running import RunningDaemon
+from running_orthanc import Orthanc, running_orthanc
 from waiting import wait_until
 
 pytestmark = pytest.mark.peer
 LIMIT_S = 60.0
 
 
-@dataclass(frozen=True)
-class Orthanc:
-    """One that runs; ports of DICOM and HTTP, and that of the node ANOMALYD it knows."""
-
-    dicom: int
-    http: int
-    us: int
-
-    def rest(self, path: str, body: bytes | None = None) -> Any:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}{path}", data=body, timeout=LIMIT_S) as answer:
-            return json.loads(answer.read())
-
-    def is_up(self) -> bool:
-        try:
-            self.rest("/system")
-        except OSError:
-            return False
-        return True
+@pytest.fixture
+def us() -> int:
+    """The port of the node ANOMALYD that Orthanc knows."""
+    return free_port()
 
 
 @pytest.fixture
-def orthanc(tmp_path: Path, requires_peer: RequirePeer) -> Iterator[Orthanc]:
-    program = requires_peer("Orthanc")
-    running = Orthanc(free_port(), free_port(), free_port())
-    node = {"AET": "ANOMALYD", "Host": "127.0.0.1", "Port": running.us, "AllowStorageCommitment": True}
-    file = tmp_path / "orthanc.json"
-    file.write_text(
-        json.dumps(
-            {
-                "HttpPort": running.http,
-                "DicomPort": running.dicom,
-                "DicomAet": "ORTHANC",
-                "DicomAlwaysAllowStore": True,
-                "RemoteAccessAllowed": False,
-                "AuthenticationEnabled": False,
-                "StorageDirectory": str(tmp_path / "storage"),
-                "IndexDirectory": str(tmp_path / "storage"),
-                "DicomModalities": {"us": node},
-            }
-        ),
-        encoding="ascii",
-    )
-    with (tmp_path / "orthanc.out").open("wb") as log:
-        child = subprocess.Popen([program, str(file)], stdout=log, stderr=subprocess.STDOUT)
-    try:
-        wait_until(running.is_up, limit_s=LIMIT_S, what="Orthanc answers")
-        yield running
-    finally:
-        child.terminate()
-        child.wait(LIMIT_S)
+def orthanc(tmp_path: Path, requires_peer: RequirePeer, us: int) -> Iterator[Orthanc]:
+    node = {"AET": "ANOMALYD", "Host": "127.0.0.1", "Port": us, "AllowStorageCommitment": True}
+    with running_orthanc(requires_peer("Orthanc"), tmp_path / "orthanc", DicomModalities={"us": node}) as peer:
+        yield peer
 
 
 @contextmanager
-def daemon_beside(orthanc: Orthanc, root: Path, **changes: object) -> Iterator[tuple[RunningDaemon, Store]]:
+def daemon_beside(orthanc: Orthanc, us: int, root: Path, **changes: object) -> Iterator[tuple[RunningDaemon, Store]]:
     """Gateway and dispatcher under the port that Orthanc knows."""
     to = {"name": "pacs", "ae_title": "ORTHANC", "host": "127.0.0.1", "port": orthanc.dicom, **changes}
     sender = {"ae_title": "ORTHANC", "report_to": {"host": "127.0.0.1", "port": orthanc.dicom}}
     daemon = RunningDaemon(
         root, roles=("gateway", "dispatcher"),
-        daemon={"port": orthanc.us, "destinations": [to], "accept_from": [sender], "delivery": {"back_off_first": 1}},
+        daemon={"port": us, "destinations": [to], "accept_from": [sender], "delivery": {"back_off_first": 1}},
     )  # fmt: skip
-    daemon.port = orthanc.us
+    daemon.port = us
     with daemon:
         store = open_store(StorageSettings(root=daemon.store_root, disk_floor=0))
         try:
@@ -104,8 +61,8 @@ def states(store: Store) -> set[DeliveryState]:
     return {row.state for row in deliveries.deliveries(store)}
 
 
-def test_orthanc_commits_to_our_results_and_we_to_its_images(orthanc: Orthanc, tmp_path: Path) -> None:
-    with daemon_beside(orthanc, tmp_path / "run", confirm="commitment") as (daemon, store):
+def test_orthanc_commits_to_our_results_and_we_to_its_images(orthanc: Orthanc, us: int, tmp_path: Path) -> None:
+    with daemon_beside(orthanc, us, tmp_path / "run", confirm="commitment") as (daemon, store):
         assert "its report reached the gateway" in daemon.command("check").stdout
         made = add_finished_job(store, heatmaps=20)
         wait_until(lambda: states(store) == {DeliveryState.CONFIRMED}, limit_s=LIMIT_S, what="confirmations")
@@ -114,9 +71,9 @@ def test_orthanc_commits_to_our_results_and_we_to_its_images(orthanc: Orthanc, t
         assert len(rows) == len(made.uids)
 
         series = PhantomWriter(spacing_mm=(8.0, 2.5, 2.5)).write(tmp_path / "in")
-        names = [orthanc.rest("/instances", path.read_bytes())["ID"] for path in series.files]
+        names = [answer["ID"] for answer in orthanc.upload(series)]
         asked = {"Resources": names, "StorageCommitment": True, "Synchronous": True}
-        job = orthanc.rest("/modalities/us/store", json.dumps(asked).encode())
+        job = orthanc.rest("/modalities/us/store", asked)
         transaction = job.get("StorageCommitmentTransactionUID") or job["Content"]["StorageCommitmentTransactionUID"]
         wait_until(
             lambda: orthanc.rest(f"/storage-commitment/{transaction}")["Status"] != "Pending",
@@ -127,9 +84,11 @@ def test_orthanc_commits_to_our_results_and_we_to_its_images(orthanc: Orthanc, t
         assert len(report["Success"]) == len(names)
 
 
-def test_orthanc_confirms_by_query_what_it_has_of_a_study_that_it_knows(orthanc: Orthanc, tmp_path: Path) -> None:
+def test_orthanc_confirms_by_query_what_it_has_of_a_study_that_it_knows(
+    orthanc: Orthanc, us: int, tmp_path: Path
+) -> None:
     changes = {"confirm": "query", "check_source": True}
-    with daemon_beside(orthanc, tmp_path / "run", **changes) as (_, store):
+    with daemon_beside(orthanc, us, tmp_path / "run", **changes) as (_, store):
         add_finished_job(store, heatmaps=5)
         wait_until(lambda: all(row.error for row in deliveries.deliveries(store)), limit_s=LIMIT_S, what="a look")
         assert states(store) <= {DeliveryState.DUE, DeliveryState.SENDING}

@@ -1,13 +1,10 @@
 """Results to the PACS of others: Orthanc and dcmtk's storescp take them, keep them once, and hold them as sent."""
 
-import json
 import subprocess
 import threading
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydicom import dcmread
@@ -25,11 +22,12 @@ from anomalyd.storage import deliveries, queue
 from anomalyd.storage.engine import Store
 from anomalyd.storage.objects import read_result
 from anomalyd.storage.tables import DeliveryState
-from conftest import FreePort, RequirePeer
+from conftest import RequirePeer
 from findings import context_of, rejection_context_of
 from pacs import data_set_of
 from phantoms import PhantomWriter
 from rows import add_finished_job
+from running_orthanc import Orthanc, running_orthanc
 
 pytestmark = pytest.mark.peer
 LIMIT_S = 40.0
@@ -69,61 +67,29 @@ def process(command: list[str], out: Path, is_up: Callable[[], bool], wait_until
         child.wait(LIMIT_S)
 
 
-def get(port: int, path: str) -> Any:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=LIMIT_S) as answer:
-        return json.loads(answer.read())
-
-
 @pytest.fixture
-def orthanc(
-    tmp_path: Path, requires_peer: RequirePeer, free_ports: FreePort, wait_until: WaitUntil
-) -> Iterator[tuple[int, int]]:
-    """(DICOM port, HTTP port) of an Orthanc as installed."""
-    program = requires_peer("Orthanc")
-    dicom, http = free_ports(), free_ports()
-    file = tmp_path / "orthanc.json"
-    configuration = {
-        "HttpPort": http,
-        "DicomPort": dicom,
-        "DicomAet": "ORTHANC",
-        "DicomAlwaysAllowStore": True,
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": False,
-        "StorageDirectory": str(tmp_path / "storage"),
-        "IndexDirectory": str(tmp_path / "storage"),
-    }
-    file.write_text(json.dumps(configuration), encoding="ascii")
-
-    def is_up() -> bool:
-        try:
-            get(http, "/system")
-        except OSError:
-            return False
-        return True
-
-    with process([program, str(file)], tmp_path / "out", is_up, wait_until):
-        yield dicom, http
+def orthanc(tmp_path: Path, requires_peer: RequirePeer) -> Iterator[Orthanc]:
+    with running_orthanc(requires_peer("Orthanc"), tmp_path / "orthanc") as peer:
+        yield peer
 
 
 def test_orthanc_gets_every_result_once_also_when_sent_again(
-    orthanc: tuple[int, int], store: Store, wait_until: WaitUntil
+    orthanc: Orthanc, store: Store, wait_until: WaitUntil
 ) -> None:
-    dicom, http = orthanc
     made = add_finished_job(store, heatmaps=HEATMAPS)
-    with courier(store, destination(dicom, "ORTHANC")) as running:
+    with courier(store, destination(orthanc.dicom, "ORTHANC")) as running:
         wait_until(lambda: states(store) == {DeliveryState.CONFIRMED}, LIMIT_S)
         with store.write() as connection:  # what a crash between send and commit leaves
             connection.exec_driver_sql("UPDATE delivery SET state = 'due', next_at = created_at")
         running.kick()
         wait_until(lambda: states(store) == {DeliveryState.CONFIRMED}, LIMIT_S)
-    held = [get(http, f"/instances/{name}/simplified-tags")["SOPInstanceUID"] for name in get(http, "/instances")]
+    held = [orthanc.rest(f"/instances/{name}/simplified-tags")["SOPInstanceUID"] for name in orthanc.rest("/instances")]
     assert sorted(held) == sorted(made.uids)
 
 
-def test_orthanc_says_that_it_takes_rejection_notes_and_keeps_one(orthanc: tuple[int, int], tmp_path: Path) -> None:
+def test_orthanc_says_that_it_takes_rejection_notes_and_keeps_one(orthanc: Orthanc, tmp_path: Path) -> None:
     """It serves the rejected objects all the same: withdrawing works in a PACS with IOCM alone."""
-    dicom, http = orthanc
-    to = destination(dicom, "ORTHANC").model_copy(update={"send": (ResultKind.REJECTION_NOTE,)})
+    to = destination(orthanc.dicom, "ORTHANC").model_copy(update={"send": (ResultKind.REJECTION_NOTE,)})
     assert "it takes rejection_note (Key Object Selection Document Storage)" in {
         step.text for step in probe(to, AETitle("ANOMALYD"))
     }
@@ -138,8 +104,8 @@ def test_orthanc_says_that_it_takes_rejection_notes_and_keeps_one(orthanc: tuple
         report=lambda _parcel, outcome: told.append(outcome),
     )  # fmt: skip
     assert [outcome.verdict for outcome in told] == [Verdict.SENT]
-    (name,) = get(http, "/instances")
-    held = get(http, f"/instances/{name}/simplified-tags")
+    (name,) = orthanc.rest("/instances")
+    held = orthanc.rest(f"/instances/{name}/simplified-tags")
     assert (held["SOPInstanceUID"], held["Modality"]) == (note.sop_instance_uid, "KO")
 
 

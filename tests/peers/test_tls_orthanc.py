@@ -1,12 +1,7 @@
 """Orthanc with DICOM TLS: sends to a real gateway, is asked, reports back, and shows a certificate of another name."""
 
-import json
-import subprocess
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,33 +12,11 @@ from anomalyd.ids import AETitle
 from certificates import Authority, Certificate
 from conftest import RequirePeer
 from phantoms import PhantomWriter
-from ports import free_port
 from running import RunningDaemon
-from waiting import wait_until
+from running_orthanc import Orthanc, running_orthanc
 
 pytestmark = pytest.mark.peer
-LIMIT_S = 60.0
 NAME = "orthanc.example.org"
-
-
-@dataclass(frozen=True)
-class Orthanc:
-    """Its REST interface, and where it takes DICOM TLS."""
-
-    http: int
-    dicom: int
-
-    def call(self, path: str, data: bytes | None = None) -> Any:
-        request = urllib.request.Request(f"http://127.0.0.1:{self.http}{path}", data=data)
-        with urllib.request.urlopen(request, timeout=LIMIT_S) as answer:  # noqa: S310 - our own child, on loopback
-            return json.loads(answer.read())
-
-    def is_up(self) -> bool:
-        try:
-            self.call("/system")
-        except OSError:
-            return False
-        return True
 
 
 @pytest.fixture(scope="module")
@@ -71,42 +44,26 @@ def gateway(tmp_path: Path, authority: Authority) -> Iterator[RunningDaemon]:
 def orthanc(
     tmp_path: Path, requires_peer: RequirePeer, gateway: RunningDaemon, theirs: Certificate
 ) -> Iterator[Orthanc]:
-    program, folder, peer = requires_peer("Orthanc"), tmp_path / "orthanc", Orthanc(free_port(), free_port())
-    folder.mkdir()
-    node = {"AET": "ANOMALYD", "Host": "127.0.0.1", "Port": gateway.port, "UseDicomTls": True}
-    configuration = {
-        "HttpPort": peer.http,
-        "DicomPort": peer.dicom,
-        "DicomAet": "ORTHANC",
-        "DicomAlwaysAllowStore": True,
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": False,
-        "StorageDirectory": str(folder),
-        "IndexDirectory": str(folder),
-        "DicomModalities": {"anomalyd": node},
-        "DicomTlsEnabled": True,
-        "DicomTlsCertificate": str(theirs.certificate),
-        "DicomTlsPrivateKey": str(theirs.key),
-        "DicomTlsTrustedCertificates": str(theirs.ca),
-    }
-    file = folder / "orthanc.json"
-    file.write_text(json.dumps(configuration))
-    with (folder / "out").open("wb") as out:
-        child = subprocess.Popen([program, str(file)], stdout=out, stderr=subprocess.STDOUT)
-    try:
-        wait_until(peer.is_up, limit_s=LIMIT_S, what="Orthanc answers")
+    with running_orthanc(
+        requires_peer("Orthanc"),
+        tmp_path / "orthanc",
+        DicomModalities={
+            "anomalyd": {"AET": "ANOMALYD", "Host": "127.0.0.1", "Port": gateway.port, "UseDicomTls": True}
+        },
+        DicomTlsEnabled=True,
+        DicomTlsCertificate=str(theirs.certificate),
+        DicomTlsPrivateKey=str(theirs.key),
+        DicomTlsTrustedCertificates=str(theirs.ca),
+    ) as peer:
         yield peer
-    finally:
-        child.terminate()
-        child.wait(LIMIT_S)
 
 
 def test_orthanc_sends_over_tls(gateway: RunningDaemon, orthanc: Orthanc, tmp_path: Path) -> None:
     series = PhantomWriter(spacing_mm=(24.0, 3.0, 3.0)).write(tmp_path / "series")
-    names = [orthanc.call("/instances", path.read_bytes())["ID"] for path in series.files]
-    done = orthanc.call("/modalities/anomalyd/store", json.dumps(names).encode())
+    names = [answer["ID"] for answer in orthanc.upload(series)]
+    done = orthanc.rest("/modalities/anomalyd/store", names)
     assert (done["InstancesCount"], done["FailedInstancesCount"]) == (len(names), 0)
-    gateway.stop()  # rows follow an answer within milliseconds, and stand when the gateway has ended
+    gateway.stop()  # rows follow an answer within a tenth of a second, and stand when the gateway has ended
     store = gateway.open_store()
     with store.read() as connection:
         senders = connection.exec_driver_sql("SELECT calling_ae FROM audit WHERE kind = 'received'").scalars().all()
