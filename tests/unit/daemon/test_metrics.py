@@ -47,7 +47,7 @@ def test_metrics_tell_queue_deliveries_senders_and_disk(stepped: SteppedStore, s
 
 
 def test_peers_that_were_turned_away_are_counted_by_an_index(stepped: SteppedStore, settings: Settings) -> None:
-    refused = (
+    refused: tuple[tuple[AuditKind, dict[str, int]], ...] = (
         (AuditKind.CONNECTION_REFUSED, {}),
         (AuditKind.CONNECTION_REFUSED, {"times": 40}),  # one row for many
         (AuditKind.ASSOCIATION_REJECTED, {}),
