@@ -3,7 +3,6 @@
 The back-off between two tries is on our clock; what the children do is in children.py.
 """
 
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +13,6 @@ from pathlib import Path
 import pytest
 
 from anomalyd.daemon.settings import Settings
-from anomalyd.daemon.wake import Role, Waiter
-from anomalyd.daemon.worker.loop import Worker
 from anomalyd.daemon.worker.process import Child
 from anomalyd.pipeline.bundle import bundle_identity
 from anomalyd.storage import audit, queue
@@ -31,6 +28,7 @@ from rows import add_job
 from running import RunningDaemon
 from tiny_bundle import tiny_bundle
 from waiting import wait_until as wait
+from worker_thread import worker_thread
 
 pytestmark = pytest.mark.faults
 LIMIT_S = 60.0
@@ -82,27 +80,15 @@ def working(store: Store, script: Path, *, memory: str = "350 MB", job_limit_s: 
             "storage": {"root": store.root},
         }
     )
-    bench, stop = Bench(store, script), threading.Event()
+    bench = Bench(store, script)
 
     def start_child() -> Child:
         child = Child(scripted, (store.root, str(script)), start_limit_s=LIMIT_S)
         bench.pids.append(child.pid)
         return child
 
-    def run() -> None:
-        worker = Worker(store, settings, start_child, alive=lambda: None)
-        with Waiter(store.root, Role.WORKER) as waiter:
-            worker.run(waiter, stop)
-        worker.close()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
+    with worker_thread(store, settings, start_child, limit_s=LIMIT_S):
         yield bench
-    finally:
-        stop.set()
-        thread.join(LIMIT_S)
-    assert not thread.is_alive()
     assert [pid for pid in bench.pids if Path(f"/proc/{pid}").exists()] == []
 
 

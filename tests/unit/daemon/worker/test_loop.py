@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 
 from anomalyd.daemon.settings import Settings
-from anomalyd.daemon.wake import Role, Waiter
 from anomalyd.daemon.worker import loop as module
-from anomalyd.daemon.worker.loop import Worker
 from anomalyd.daemon.worker.process import Child, ChildDied, death_in_words
 from anomalyd.errors import Broken
 from anomalyd.storage import deliveries, queue
@@ -24,6 +22,7 @@ from anomalyd.storage.series import series_row
 from anomalyd.storage.tables import DeliveryState, JobState, SeriesState
 from children import cannot_start, dies_at_start, scripted
 from rows import add_job, add_series, new_job
+from worker_thread import worker_thread
 
 WaitUntil = Callable[..., None]
 LIMIT_S = 40.0  # a child needs a second or two to start on a loaded machine
@@ -49,29 +48,11 @@ def settings_of(store: Store, **pipeline: Any) -> Settings:
 
 @contextmanager
 def working(store: Store, script: Path, **pipeline: Any) -> Iterator[threading.Event]:
-    """A worker in a thread; yields its stop event."""
-    stop = threading.Event()
+    """A worker; yields its stop event."""
     arguments = (store.root, str(script))
-    worker = Worker(
-        store,
-        settings_of(store, **pipeline),
-        lambda: Child(scripted, arguments, start_limit_s=30),
-        alive=lambda: None,
-    )
-
-    def run() -> None:
-        with Waiter(store.root, Role.WORKER) as waiter:
-            worker.run(waiter, stop)
-        worker.close()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
+    settings = settings_of(store, **pipeline)
+    with worker_thread(store, settings, lambda: Child(scripted, arguments, start_limit_s=30), limit_s=LIMIT_S) as stop:
         yield stop
-    finally:
-        stop.set()
-        thread.join(LIMIT_S)
-        assert not thread.is_alive()
 
 
 def state(store: Store, job: Job) -> JobState:
