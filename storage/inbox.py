@@ -10,7 +10,6 @@ import queue
 import sqlite3
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from typing import Any, Final
@@ -21,6 +20,7 @@ from anomalyd.storage.engine import Store
 from anomalyd.storage.gathering import Gathering
 from anomalyd.storage.index import IndexEntry
 from anomalyd.storage.indexer import FlushedGroup, Indexer, Promise
+from anomalyd.storage.known_versions import KnownVersions
 from anomalyd.storage.part10 import file_prefix
 from anomalyd.storage.received import DiskFloorReached, NotStored, ReceivedInstance, Verdict
 from anomalyd.storage.records import NewRecord, RecordKind, encode_facts
@@ -74,7 +74,7 @@ class Inbox:
         self._timeout_s = commit_timeout_s
         self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._held: _Request | None = None
-        self._known = _KnownVersions(store, self._indexer)
+        self._known = KnownVersions(store, self._indexer)
         self._gathering = Gathering()
         self._groups = 0
         self._failures = 0
@@ -235,53 +235,6 @@ class Inbox:
         facts = index.note_facts(event) if event else {}
         at = event.at if event else self._store.clock()
         return NewRecord(RecordKind.NOTE, index.to_microseconds(at), encode_facts(facts)), facts
-
-
-class _KnownVersions:
-    """Which versions of an instance are kept: in the index, or on the way to it. The committer's own."""
-
-    def __init__(self, store: Store, indexer: Indexer) -> None:
-        self._indexer = indexer
-        self._index = index.VersionLookup(store)
-        self._coming: dict[str, list[tuple[str, str]]] = {}
-        self._flushed: deque[tuple[int, str, tuple[str, str]]] = deque()
-        self._writing: list[tuple[str, tuple[str, str]]] = []
-
-    def versions(self, instance_uid: str) -> list[tuple[str, str]]:
-        """(data-set SHA-256, state) of each version."""
-        # A version is forgotten here only after its row stood, and before the index is asked: one of the two knows it.
-        indexed = self._indexer.indexed
-        while self._flushed and self._flushed[0][0] <= indexed:
-            _, uid, version = self._flushed.popleft()
-            self._forget(uid, version)
-        return self._index.versions(instance_uid) + self._coming.get(instance_uid, [])
-
-    def expect(self, instance_uid: str, sha256: str, verdict: Verdict) -> None:
-        """A version in the group that is being written."""
-        version = (sha256, verdict.value)
-        self._coming.setdefault(instance_uid, []).append(version)
-        self._writing.append((instance_uid, version))
-
-    def flushed(self, group: int) -> None:
-        """The group being written is in the log."""
-        self._flushed.extend((group, uid, version) for uid, version in self._writing)
-        self._writing = []
-
-    def failed(self) -> None:
-        """It is not."""
-        for uid, version in self._writing:
-            self._forget(uid, version)
-        self._writing = []
-
-    def _forget(self, instance_uid: str, version: tuple[str, str]) -> None:
-        kept = self._coming[instance_uid]
-        kept.remove(version)
-        if not kept:
-            del self._coming[instance_uid]
-
-    def close(self) -> None:
-        """Gives the connection back."""
-        self._index.close()
 
 
 def _instance_record(instance: ReceivedInstance, facts: bytes) -> NewRecord:

@@ -108,9 +108,6 @@ def position(connection: Connection) -> Place:
     return Place(int(segment), int(offset))
 
 
-_VERSIONS = "SELECT sha256, state FROM instance WHERE instance_uid = ? AND state <> 'purged'"
-
-
 def versions_of(connection: Connection, instance_uids: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
     """(data-set SHA-256, state) of each version that is kept of these instances."""
     marks = ", ".join("?" * len(instance_uids))
@@ -122,25 +119,6 @@ def versions_of(connection: Connection, instance_uids: Sequence[str]) -> dict[st
     for uid, sha256, state in rows:
         found.setdefault(uid, []).append((sha256, state))
     return found
-
-
-class VersionLookup:
-    """`versions_of` for one instance on a connection of its own: 10 us; a transaction from the pool takes 150."""
-
-    def __init__(self, store: Store) -> None:
-        self._connection = store.engine.raw_connection()
-
-    def versions(self, instance_uid: str) -> list[tuple[str, str]]:
-        """(data-set SHA-256, state) of each version that has a row; raises sqlite3.Error."""
-        cursor = self._connection.cursor()
-        cursor.execute(_VERSIONS, (instance_uid,))
-        found = [(str(sha256), str(state)) for sha256, state in cursor.fetchall()]
-        cursor.close()
-        return found
-
-    def close(self) -> None:
-        """Gives the connection back."""
-        self._connection.close()
 
 
 def verdict_on(versions: Sequence[tuple[str, str]], sha256: str) -> Verdict:
