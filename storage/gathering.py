@@ -10,6 +10,8 @@ SLOW_FLUSH_S: Final = 0.002
 """On a faster disk waiting gains nothing."""
 SHARE: Final = 0.25
 """Of the last flush that may be waited: what it costs where nobody comes, once."""
+LONGEST_S: Final = 0.01
+"""A disk that hung for seconds says nothing of its next flush."""
 
 
 class Gathering:
@@ -22,7 +24,7 @@ class Gathering:
     def flushed(self, group: int, waiting: int, took_s: float) -> None:
         """group: requests in it. waiting: those that came meanwhile. Together they are the senders at work."""
         self._senders = group + waiting
-        self._patience_s = SHARE * took_s if took_s >= SLOW_FLUSH_S else 0.0
+        self._patience_s = min(SHARE * took_s, LONGEST_S) if took_s >= SLOW_FLUSH_S else 0.0
 
     def patience_s(self, gathered: int, waited_s: float) -> float:
         """How much longer a group with so many requests waits for one more; 0: not at all."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from anomalyd.storage.gathering import SHARE, SLOW_FLUSH_S, Gathering
+from anomalyd.storage.gathering import LONGEST_S, SHARE, SLOW_FLUSH_S, Gathering
 
 FLUSH_S = 0.005
 
@@ -36,6 +36,10 @@ def test_it_waits_for_a_share_of_the_flush_in_all() -> None:
 
 def test_on_a_fast_disk_nobody_waits() -> None:
     assert gathering(group=1, waiting=3, took_s=0.9 * SLOW_FLUSH_S).patience_s(1, waited_s=0.0) == 0.0
+
+
+def test_after_a_disk_that_hung_nobody_waits_for_long() -> None:
+    assert gathering(group=1, waiting=3, took_s=30.0).patience_s(1, waited_s=0.0) == LONGEST_S
 
 
 def test_who_left_is_waited_for_once() -> None:
