@@ -106,7 +106,8 @@ class Door:
 
     def settle(self, *, is_last: bool = False) -> None:
         """Writes the rows of refusals that were only counted; now and then, and at the end."""
-        self._turned_away.settle(is_last=is_last)
+        if self._inbox.is_ready:  # else each row waits for a disk that is away; they are written when it is back
+            self._turned_away.settle(is_last=is_last)
 
     def visitors(self) -> int:
         """Associations that are open."""
