@@ -107,7 +107,7 @@ def _association_rejected(told: _Told) -> str:
 def _how_many(told: _Told, one: str, many: str) -> str:
     """A row stands for many where there were more than an audit log should hold (gateway/turned_away.py)."""
     times = told.detail.get("times")
-    return f"{times} more {many} since {told['since']}, the newest" if times else one
+    return f"{times} {many} since {told['since']}, the newest" if times else one
 
 
 def _closed(told: _Told) -> str:

@@ -45,8 +45,8 @@ class WakeUp:
     """Ends another thread's wait in poll; may be rung after it was closed."""
 
     def __init__(self) -> None:
+        self._lock, self.descriptor = threading.Lock(), -1
         self.descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._lock = threading.Lock()
 
     def ring(self) -> None:
         """Wakes the waiting thread."""

@@ -15,7 +15,7 @@ import structlog
 from anomalyd.daemon.gateway.dataset import Budget, IncomingDataSet
 from anomalyd.daemon.gateway.dimse import C_ECHO_RQ, Command
 from anomalyd.daemon.gateway.peer_limits import PeerLimits
-from anomalyd.daemon.gateway.peers import NOT_NOW, TOO_MANY, AcceptList, Rejection
+from anomalyd.daemon.gateway.peers import CLOSING, NO_SPACE, NO_STORE, TOO_MANY, AcceptList, Rejection
 from anomalyd.daemon.gateway.reception import SUCCESS, Answer, Body, Kept, Reception, StoreCommand
 from anomalyd.daemon.gateway.turned_away import TurnedAway
 from anomalyd.daemon.settings import Peer
@@ -104,6 +104,11 @@ class Door:
         """No new association from now on (transient rejection)."""
         self._is_closing = True
 
+    @property
+    def is_closing(self) -> bool:
+        """Whether associations are being ended by us."""
+        return self._is_closing
+
     def settle(self, *, is_last: bool = False) -> None:
         """Writes the rows of refusals that were only counted; now and then, and at the end."""
         if self._inbox.is_ready:  # else each row waits for a disk that is away; they are written when it is back
@@ -134,8 +139,8 @@ class Door:
         is_reporter = isinstance(judged, Rejection) and self._accept_list.is_reporter(calling, called)
         peer = None if isinstance(judged, Rejection) else judged
         rejection = judged if isinstance(judged, Rejection) and not is_reporter else None
-        if rejection is None and not self._is_open():
-            rejection = NOT_NOW
+        if rejection is None:
+            rejection = self._closed_by()
         with self._lock:
             if rejection is None:
                 rejection = self._no_room(peer)
@@ -166,15 +171,17 @@ class Door:
         with self._lock:
             return visitor in self._reporters
 
-    def _is_open(self) -> bool:
-        if self._is_closing or not self._inbox.is_ready:
-            return False
+    def _closed_by(self) -> Rejection | None:
+        if self._is_closing:
+            return CLOSING
+        if not self._inbox.is_ready:
+            return NO_STORE
         try:
             self._inbox.check_room()
         except DiskFloorReached as exc:
             log.warning("disk.floor_reached", free=exc.free, floor=exc.floor)
-            return False
-        return True
+            return NO_SPACE
+        return None
 
     def _audit_rejection(self, sender: Sender, rejection: Rejection) -> None:
         detail = {
@@ -209,6 +216,18 @@ class Door:
             detail={"text": reason},
         )
         if self._turned_away.tell(event, reason):
+            log.warning("connection.refused", reason=reason, address=address)
+
+    def no_room(self, address: str | None, reason: str) -> None:
+        """A connection that is closed at once, by the thread that takes all of them: it must not wait for a disk."""
+        event = AuditEvent(
+            kind=AuditKind.CONNECTION_REFUSED,
+            at=self._store.clock(),
+            outcome=Outcome.MINOR,
+            address=address,
+            detail={"text": reason},
+        )
+        if self._turned_away.count(event, reason):
             log.warning("connection.refused", reason=reason, address=address)
 
     def protocol_error(self, visitor: Visitor, what: str) -> None:

@@ -56,7 +56,8 @@ class FastDul(DULServiceProvider):
         try:
             super().run_reactor()
         except _UNFIT as exc:
-            self._door.protocol_error(self.assoc, f"a PDU that the state machine cannot take: {type(exc).__name__}")
+            if not self._door.is_closing:  # else it is our own abort that does not belong here
+                self._tell_broken(f"a PDU that the state machine cannot take: {type(exc).__name__}")
             if self.socket is not None:
                 self.socket.close()
         finally:
@@ -112,17 +113,26 @@ class FastDul(DULServiceProvider):
             _check_length(length, self._door.pdu_limit if kind == _P_DATA_TF else _ASSOCIATE_LIMIT)
             if kind != _P_DATA_TF or self.state_machine.current_state != "Sta6":
                 super()._read_pdu_data()
+                if "Evt19" in self.event_queue.queue:
+                    self._tell_broken("a PDU that breaks PS3.8 9.3")
                 return
             connection.take(PDU_HEAD_BYTES)
             self._messages.read_pdu(connection, length)
         except ProtocolError as exc:
-            self._door.protocol_error(self.assoc, str(exc))
+            self._tell_broken(str(exc))
             connection.throw_away()
             self.event_queue.put("Evt19")
         except OSError as exc:
             if isinstance(exc, TimeoutError):
-                self._door.protocol_error(self.assoc, str(exc))
+                self._tell_broken(str(exc))
             self.event_queue.put("Evt17")
+
+    def _tell_broken(self, what: str) -> None:
+        """Of an association, or of a connection on which none was asked for yet: that one is nobody's we know."""
+        if self.assoc.requestor.primitive is None:
+            self._door.connection_refused(self.assoc.requestor.address, what)
+        else:
+            self._door.protocol_error(self.assoc, what)
 
     @property
     def _connection(self) -> FastSocket:

@@ -26,7 +26,9 @@ UNNAMED: Final = Rejection(1, 1, 3, "no certificate that holds the certificate_n
 TOO_MANY: Final = Rejection(2, 3, 2, "max_associations reached")
 PEER_TOO_MANY: Final = Rejection(2, 3, 2, "max_associations of its entry in accept_from reached")
 PEER_TOO_OFTEN: Final = Rejection(2, 3, 2, "associations_per_minute of its entry in accept_from reached")
-NOT_NOW: Final = Rejection(2, 3, 1, "not ready: disk floor reached, store not writable, or shutting down")
+CLOSING: Final = Rejection(2, 3, 1, "not ready: shutting down")
+NO_STORE: Final = Rejection(2, 3, 1, "not ready: the store cannot be written")
+NO_SPACE: Final = Rejection(2, 3, 1, "not ready: disk floor reached")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import gc
 import os
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -137,25 +138,27 @@ def _echoes(server: GatewayServer, title: str, own_title: str) -> bool:
     ae = AE(title)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = _ECHO_TIMEOUT_S
     ae.add_requested_context(Verification)
-    own: list[tuple[str, int]] = []
-
-    def announce(event: evt.Event) -> None:
-        """Before the first byte: on the port of TLS we are the one who may speak without it (secure.py)."""
-        scu.prepare(event)
-        own.append((event.assoc.requestor.address, event.assoc.requestor.port))
-        server.own_connections.update(own)
-
-    handlers: list[evt.EventHandlerType] = [(evt.EVT_CONN_OPEN, announce)]
-    assoc = ae.associate(_reachable(str(host)), int(port), ae_title=own_title, evt_handlers=handlers)
+    own = _own_address(_reachable(str(host)))
+    server.own_connections.add(own)  # there is room for it at a full door, and on the port of TLS it may do without
+    handlers: list[evt.EventHandlerType] = [(evt.EVT_CONN_OPEN, scu.prepare)]
+    assoc = ae.associate(_reachable(str(host)), int(port), ae_title=own_title, bind_address=own, evt_handlers=handlers)
     try:
         is_answered = assoc.is_established and assoc.send_c_echo().get("Status") is not None
     finally:
         if assoc.is_established:
             assoc.release()
-        server.own_connections.difference_update(own)
+        server.own_connections.discard(own)
     if not is_answered:
         log.error("gateway.no_echo", port=port)
     return is_answered
+
+
+def _own_address(host: str) -> tuple[str, int]:
+    """An address of this machine that nobody connects from."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
+        address: tuple[str, int] = probe.getsockname()[:2]
+    return address
 
 
 def _reachable(host: str) -> str:

@@ -17,7 +17,7 @@ from anomalyd.daemon.gateway.contexts import reporter_contexts, supported_contex
 from anomalyd.daemon.gateway.dimse import C_STORE_RQ, Command
 from anomalyd.daemon.gateway.door import Door
 from anomalyd.daemon.gateway.secure import TlsServer
-from anomalyd.daemon.gateway.server import GatewayServer
+from anomalyd.daemon.gateway.server import SPARE_CONNECTIONS, GatewayServer
 from anomalyd.daemon.settings import DaemonSettings
 from anomalyd.daemon.wake import Role, notify
 from anomalyd.errors import ConfigError
@@ -27,8 +27,6 @@ log = structlog.get_logger()
 
 _STOCK_LIMIT_OFF: Final = 10_000  # the door counts itself: pynetdicom's count knows no audit
 _POLL_S: Final = 0.25  # how late the listener sees that it shall end
-_SPARE_CONNECTIONS: Final = 16
-"""Connections beyond max_associations that may be negotiating, or are on the way to a rejection."""
 
 
 def listen(daemon: DaemonSettings, door: Door) -> tuple[GatewayServer, ...]:
@@ -82,7 +80,7 @@ def _bind(
             server_class=kind,
             request_handler=request_handler(is_fast=daemon.gateway.fast),
             door=door,
-            max_connections=daemon.max_associations + _SPARE_CONNECTIONS,
+            max_connections=daemon.max_associations + SPARE_CONNECTIONS,
             **options,
         )
     except OSError as exc:

@@ -37,7 +37,7 @@ class TlsServer(GatewayServer):
         address = str(client_address[0])
         with self._slot(address) as is_free:
             if not is_free:
-                log.warning("connection.refused", reason="too many TLS handshakes at once", address=address)
+                self.door.no_room(address, "too many TLS handshakes at once")
             connection = self._secured(request, client_address) if is_free else None
         if connection is None:
             self.shutdown_request(request)

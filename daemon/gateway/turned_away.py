@@ -56,6 +56,14 @@ class TurnedAway:
             self._write(event)
         return is_row
 
+    def count(self, event: AuditEvent, reason: str) -> bool:
+        """Only counts, and never waits; True for the first since the last row."""
+        with self._lock:
+            origin = self._origin(event.address or "", reason)
+            origin.times += 1
+            origin.untold[1:] = [event]
+            return origin.times == 1
+
     def settle(self, *, is_last: bool = False) -> None:
         """A row for each origin whose minute has passed, or at the end for every one, with what was only counted."""
         with self._lock:

@@ -10,6 +10,7 @@ import pytest
 from anomalyd.daemon.wake import Role, Waiter
 from certificates import Authority
 from images import image, uid_of
+from notify_listener import NotifyListener
 from raw_scu import ABORT, Ended, RawAssociation, Rejected
 from running import RunningDaemon
 from waiting import wait_until
@@ -25,26 +26,6 @@ def idle(tmp_path: Path) -> Iterator[RunningDaemon]:
         yield daemon
 
 
-class Listener:
-    """What systemd would hear."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(str(path))
-        self._socket.settimeout(LIMIT_S)
-
-    def next_but(self, *ignored: str) -> str:
-        """The next message that is none of these."""
-        while (message := self._socket.recv(4096).decode()) in ignored:
-            pass
-        return message
-
-    def close(self) -> None:
-        """Hears no more."""
-        self._socket.close()
-
-
 def kinds(daemon: RunningDaemon) -> list[str]:
     store = daemon.open_store()
     with store.read() as connection:
@@ -56,15 +37,13 @@ def kinds(daemon: RunningDaemon) -> list[str]:
 def test_systemd_hears_ready_signs_of_life_and_the_end(
     idle: RunningDaemon, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    listener = Listener(tmp_path_factory.getbasetemp() / "notify")
-    environment = {"NOTIFY_SOCKET": str(listener.path), "WATCHDOG_USEC": "600000"}
-    idle.start("gateway", environment=environment)
-    assert listener.next_but() == "READY=1"
-    assert listener.next_but() == "WATCHDOG=1", "an echo came back and a commit worked"
-    idle.children["gateway"].terminate()
-    assert listener.next_but("WATCHDOG=1") == "STOPPING=1"
-    assert idle.children["gateway"].wait(LIMIT_S) == 0
-    listener.close()
+    with NotifyListener(tmp_path_factory.getbasetemp() / "notify") as listener:
+        idle.start("gateway", environment=listener.environment)
+        assert listener.next_but() == "READY=1"
+        assert listener.next_but() == "WATCHDOG=1", "an echo came back and a commit worked"
+        idle.children["gateway"].terminate()
+        assert listener.next_but("WATCHDOG=1") == "STOPPING=1"
+        assert idle.children["gateway"].wait(LIMIT_S) == 0
     assert kinds(idle) == ["role_started", "role_stopped"], "its own echo is no visitor"
 
 
@@ -73,14 +52,13 @@ def test_with_tls_alone_it_still_echoes_itself(idle: RunningDaemon, tmp_path_fac
     ours = Authority(idle.root / "authority").issue("anomalyd")
     idle.configuration["daemon"]["tls"] = {**ours.settings, "port": idle.port}
     idle.write_configuration()
-    listener = Listener(tmp_path_factory.getbasetemp() / "notify-tls")
-    idle.start("gateway", environment={"NOTIFY_SOCKET": str(listener.path), "WATCHDOG_USEC": "600000"})
-    assert listener.next_but() == "READY=1"
-    assert listener.next_but() == "WATCHDOG=1", "an echo came back and a commit worked"
-    with pytest.raises(Ended):
-        RawAssociation(idle.port)
-    idle.stop()
-    listener.close()
+    with NotifyListener(tmp_path_factory.getbasetemp() / "notify-tls") as listener:
+        idle.start("gateway", environment=listener.environment)
+        assert listener.next_but() == "READY=1"
+        assert listener.next_but() == "WATCHDOG=1", "an echo came back and a commit worked"
+        with pytest.raises(Ended):
+            RawAssociation(idle.port)
+        idle.stop()
     assert kinds(idle) == ["role_started", "connection_refused", "role_stopped"]
 
 

@@ -426,6 +426,20 @@ def test_noise_in_place_of_dicom_hurts_nobody(door: OpenDoor) -> None:
         assert scu.store(image(), uid_of(1)) == SUCCESS
 
 
+@FAST_ONLY  # pynetdicom's own classes say nothing of it
+@pytest.mark.parametrize("title", [b"\\MR1", b"\x1b[31mMR1", b"MR\nlevel=x", b" " * 16, b"MR1\0"])
+def test_a_request_with_a_title_that_is_none_has_a_row_without_it(make_door: MakeDoor, title: bytes) -> None:
+    door = make_door(accept_from=["MR1"])
+    request = associate_request("TITLE_OF_16_BYTE").replace(b"TITLE_OF_16_BYTE", title.ljust(16))
+    with socket.create_connection(("127.0.0.1", door.port), 10) as peer:
+        peer.sendall(request)
+        assert peer.recv(1) in (b"\x07", b"\x03"), "A-ABORT, or A-ASSOCIATE-RJ"
+    wait_until(lambda: len(door.audit()) == 1, limit_s=10, what="the audit row")
+    (row,) = door.audit()
+    assert (row["kind"], row["address"]) in {("connection_refused", "127.0.0.1"), ("association_rejected", "127.0.0.1")}
+    assert not set(row["detail"] + (row["calling_ae"] or "")) & set("\x1b\n\0")
+
+
 def test_hundreds_of_short_associations_leave_no_thread_behind(door: OpenDoor) -> None:
     def one(number: int) -> None:
         with RawAssociation(door.port) as scu:

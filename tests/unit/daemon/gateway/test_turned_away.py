@@ -100,6 +100,15 @@ def test_more_origins_than_are_told_apart_are_counted_together_without_an_addres
     assert (times(row), row.address) == (1000 - ROWS_EACH, None)
 
 
+def test_what_is_only_counted_has_one_row_a_minute_and_is_told_once_at_its_begin() -> None:
+    flood = Flood()
+    event = AuditEvent(kind=AuditKind.CONNECTION_REFUSED, at=flood.clock(), address="10.0.0.1", detail={})
+    assert [flood.turned_away.count(event, "too many") for _ in range(500)] == [True] + [False] * 499
+    assert flood.rows == []
+    flood.now_s = WINDOW_S
+    assert [times(row) for row in flood.settled()] == [500]
+
+
 def test_many_threads_lose_none() -> None:
     flood = Flood()
     threads = [threading.Thread(target=flood.come, args=(500,)) for _ in range(8)]
@@ -122,5 +131,5 @@ def test_at_a_real_door_thirty_strangers_make_eleven_rows(make_door: MakeDoor) -
     assert door.kinds() == ["association_rejected"] * (ROWS_EACH + 1)
     assert (door.audit()[-1]["calling_ae"], door.audit()[-1]["address"]) == ("STRANGER", "127.0.0.1")
     *_, newest = map(sentence, query(door.store))
-    assert newest.startswith("rejected 20 more associations since 20")
+    assert newest.startswith("rejected 20 associations since 20")
     assert newest.endswith(f", the newest of STRANGER at 127.0.0.1, who called ANOMALYD: {REASON}")
