@@ -174,7 +174,7 @@ def test_of_two_hundred_associations_at_once_so_many_are_served_as_stated_and_th
         together.wait(LIMIT_S)
         first: tuple[int, int, int] | int = SUCCESS
         try:
-            scu = RawAssociation(gateway.port)
+            scu = RawAssociation(crowded.port)
         except Rejected as rejected:
             first = rejected.reason
             all_have_asked.wait(LIMIT_S)
@@ -184,14 +184,14 @@ def test_of_two_hundred_associations_at_once_so_many_are_served_as_stated_and_th
                 assert scu.store(image(number), uid_of(number)) == SUCCESS
                 scu.release()
         if first != SUCCESS:
-            wait_until(lambda: is_taken(gateway, number), limit_s=LIMIT_S, what="a place for each", step_s=0.5)
+            wait_until(lambda: is_taken(crowded, number), limit_s=LIMIT_S, what="a place for each", step_s=0.5)
         return first
 
-    with gateway_in(tmp_path / "daemon", idle_s=LIMIT_S) as gateway, ThreadPoolExecutor(SENDERS) as senders:
+    with gateway_in(tmp_path / "daemon", idle_s=LIMIT_S) as crowded, ThreadPoolExecutor(SENDERS) as senders:
         answers = list(senders.map(sender, range(1, SENDERS + 1)))
     assert answers.count(SUCCESS) == ASSOCIATIONS
     assert answers.count((2, 3, 2)) == SENDERS - ASSOCIATIONS, "each is answered, none just closed"
-    store = gateway.open_store()
+    store = crowded.open_store()
     verdict = verify(store)
     store.close()
     assert verdict.is_whole, verdict.problems
