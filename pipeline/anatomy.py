@@ -31,17 +31,18 @@ _OTHER_COILS = re.compile(r"SHOULDER|KNEE|BREAST|WRIST|ANKLE|FOOT|EXTREM|CARDIAC
 def other_body_part(acquisition: Acquisition) -> str | None:
     """What says that this is no head; None where a head is stated or nothing is.
 
-    BodyPartExamined and the anatomic region count first, then the coil; names of series only where these are silent.
+    BodyPartExamined and the anatomic region count first, then the coil; names of series only where these are silent. Of
+    each only the word that matched is told.
     """
     stated = [text for text in (acquisition.body_part, acquisition.anatomic_region) if text]
     if any(_HEAD_PARTS.search(text) for text in stated):
         return None
     for text in stated:
-        if _OTHER_PARTS.search(text):
-            return text
-    if _OTHER_COILS.search(acquisition.coil.upper()):
-        return f"coil {acquisition.coil}"
+        if found := _OTHER_PARTS.search(text):
+            return found.group(0)
+    if found := _OTHER_COILS.search(acquisition.coil.upper()):
+        return f"a coil for {found.group(0)}"
     if not stated and acquisition.patient_position.startswith("FF"):
-        return f"the patient lies feet first ({acquisition.patient_position}) and no head is stated"
+        return "the patient lies feet first (PatientPosition FF) and no head is stated"
     named = _OTHER_NAMES.search(f"{acquisition.series_description} {acquisition.protocol_name}")
     return f"series or protocol name says {named.group(0)}" if named else None

@@ -14,6 +14,7 @@ from anomalyd.errors import Ineligible
 from anomalyd.pipeline.functional_groups import FrameHeader
 from anomalyd.pipeline.geometry import SAME_PLACE_MM, directions, same_orientation
 from anomalyd.pipeline.series import InstanceHeader, SeriesHeader
+from anomalyd.pipeline.shown import COMPLEX_COMPONENTS, IMAGE_TYPE_WORDS, NOT_STATED, shown_number, shown_words
 from anomalyd.pipeline.volume import PointsLPS
 
 SPACING_TOLERANCE = 1e-3
@@ -42,10 +43,14 @@ class Plane:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Planes of one geometry and one kind; label: what sets it apart from its siblings, in words."""
+    """Planes of one geometry and one kind; label: what sets it apart from its siblings, in words that may be logged.
+
+    received: the same with the values as they came, for the order alone.
+    """
 
     planes: tuple[Plane, ...]
     label: str
+    received: str = ""
 
     @cached_property
     def first(self) -> Plane:
@@ -164,14 +169,23 @@ def _split(candidate: Candidate, discriminators: list[tuple[str, Callable[[Plane
     found = []
     for value, planes in parts.items():
         label = ", ".join(filter(None, [candidate.label, f"{name} {_in_words(value)}"]))
-        found += _split(Candidate(tuple(planes), label), discriminators[1:])
+        received = ", ".join(filter(None, [candidate.received, f"{name} {_as_received(value)}"]))
+        found += _split(Candidate(tuple(planes), label, received), discriminators[1:])
     return found
+
+
+def _as_received(value: Hashable) -> str:
+    if isinstance(value, tuple):
+        return "\\".join(str(part) for part in value)
+    return NOT_STATED if value in (None, "") else str(value)
 
 
 def _in_words(value: Hashable) -> str:
     if isinstance(value, tuple):
-        return "\\".join(str(part) for part in value)
-    return "not stated" if value in (None, "") else str(value)
+        return shown_words(value, IMAGE_TYPE_WORDS)
+    if isinstance(value, str):
+        return value if value in COMPLEX_COMPONENTS else shown_number(value)
+    return NOT_STATED if value is None else str(value)
 
 
 def _rank(candidate: Candidate, most_places: int) -> tuple[Hashable, ...]:
@@ -191,5 +205,5 @@ def _rank(candidate: Candidate, most_places: int) -> tuple[Hashable, ...]:
         frame.echo_number or 0,
         frame.inversion_time or 0.0,
         candidate.first.instance.acquisition_number or 0,
-        candidate.label,
+        candidate.received,
     )

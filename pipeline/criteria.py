@@ -23,6 +23,7 @@ from anomalyd.pipeline.kinds import KindRule, Subject
 from anomalyd.pipeline.results.version import PRODUCT
 from anomalyd.pipeline.series import SeriesHeader, counted
 from anomalyd.pipeline.settings import PipelineSettings
+from anomalyd.pipeline.shown import MODALITIES, NUCLEI, PHOTOMETRIC_INTERPRETATIONS, shown, shown_uid
 
 MAX_ALSO = 3
 EXCLUDE_RULE = "exclude_rule"
@@ -96,14 +97,14 @@ def objects(ask: Asker) -> tuple[Plane, ...]:
     images = [one for one in header.instances if one.is_mr_image]
     broken = [one.faults[0] for one in images if one.faults]
     planes, placeless = planes_of(header)
-    ask.left_out += counted([f"object of SOP class {one.sop_class}, no MR image" for one in others])
+    ask.left_out += counted([f"object of SOP class {shown_uid(one.sop_class)}, no MR image" for one in others])
     ask.left_out += counted([f"unusable image: {fault}" for fault in broken])
     ask.left_out += counted(["image without position, orientation or pixel spacing"] * len(placeless))
-    ask.passed("sop_class", bool(images), header.instances[0].sop_class, "MR image", "no object of an MR image class")
+    sop_class = shown_uid(header.instances[0].sop_class)
+    ask.passed("sop_class", bool(images), sop_class, "MR image", "no object of an MR image class")
     if images:
-        ask.passed(
-            "modality", header.modality == "MR", header.modality, "MR", f"the modality is {header.modality}, not MR"
-        )
+        modality = shown(header.modality, MODALITIES)
+        ask.passed("modality", modality == "MR", modality, "MR", f"the modality is {modality}, not MR")
     own = sum(one.manufacturer == PRODUCT for one in images)
     # No rule of the configuration lifts this: a score map that a PACS sends back would be analysed for ever.
     ask.passed("own_result", not own, own, 0, f"{own} images are results of {PRODUCT} itself")
@@ -173,9 +174,9 @@ def one_stack(ask: Asker, stacks: Sequence[Sequence[Plane]]) -> None:
             differing[0], [len(main), len(other)], "one for all images",
             f"the images differ in {words} ({len(main)} and {len(other)} images): no single volume",
         )  # fmt: skip
-    frame_of_reference = main[0].instance.frame_of_reference
+    stated = main[0].instance.frame_of_reference
     ask.passed(
-        "frame_of_reference", bool(frame_of_reference), frame_of_reference, "one UID",
+        "frame_of_reference", bool(stated), shown_uid(stated), "one UID",
         "no FrameOfReferenceUID: a result could not be placed in the patient",
     )  # fmt: skip
 
@@ -231,11 +232,13 @@ def pixels(ask: Asker, chosen: Candidate) -> None:
     """Grey values of hydrogen that can be decoded?"""
     form = chosen.first.instance.pixels
     is_grey = form.samples == 1 and form.photometric in ("MONOCHROME2", "MONOCHROME1", "")
-    ask.passed("photometric", is_grey, form.photometric, "MONOCHROME2", f"no grey values: {form.photometric}")
-    nucleus = chosen.first.instance.acquisition.nucleus
-    ask.passed("nucleus", nucleus in ("", "1H", "H", "H1"), nucleus, "1H", f"an image of {nucleus}, not of hydrogen")
+    photometric = shown(form.photometric, PHOTOMETRIC_INTERPRETATIONS)
+    ask.passed("photometric", is_grey, photometric, "MONOCHROME2", f"no grey values: {photometric}")
+    stated = chosen.first.instance.acquisition.nucleus
+    nucleus = shown(stated, NUCLEI)
+    ask.passed("nucleus", stated in ("", "1H", "H", "H1"), nucleus, "1H", f"an image of {nucleus}, not of hydrogen")
     syntaxes = {plane.instance.transfer_syntax for plane in chosen.planes}
-    unknown = sorted(syntaxes - SUPPORTED_SYNTAXES - LOSSY_SYNTAXES)
+    unknown = sorted(map(shown_uid, syntaxes - SUPPORTED_SYNTAXES - LOSSY_SYNTAXES))
     ask.passed("transfer_syntax", not unknown, unknown, "lossless", f"transfer syntax {unknown} cannot be decoded")
     if syntaxes & LOSSY_SYNTAXES:
         ask.warnings.append("the images were compressed with loss")

@@ -34,9 +34,13 @@ _REFORMATS = frozenset({"MPR", "REFORMATTED", "RESAMPLED", "CURVED", "REGISTERED
 _SCREEN = frozenset({"SCREEN SAVE", "SCREENSAVE", "REPORT", "ERROR MAP", "POSDISP", "CSA REPORT"})
 
 
-def _names(*words: str) -> re.Pattern[str]:
-    """Whole words, with _ - . and digits as borders, case ignored."""
-    return re.compile(r"(?<![a-z])(?:" + "|".join(words) + r")(?![a-z])", re.IGNORECASE)
+def _names(*words: str, stems: tuple[str, ...] = ()) -> re.Pattern[str]:
+    """Whole words, with _ - . and digits as borders, case ignored; stems: words that may go on.
+
+    What matches is shown: it holds nothing that a sender is free to write.
+    """
+    whole = r"(?:" + "|".join(words) + r")(?![a-z])"
+    return re.compile(r"(?<![a-z])(?:" + "|".join([whole, *stems]) + ")", re.IGNORECASE)
 
 
 _LOCALIZER_NAMES = _names(
@@ -50,10 +54,10 @@ _FIELD_MAP_NAMES = _names(
     "fmap",
     "gre_field_mapping",
 )
-_ANGIO_NAMES = _names("tof", "mra", "angio", "angiography", "mrv", "venogra\\w*", "pca", "inhance", "trance")
+_ANGIO_NAMES = _names("tof", "mra", "angio", "angiography", "mrv", "pca", "inhance", "trance", stems=("venogra",))
 _PERFUSION_NAMES = _names("perf", "perfusion", "(?:3d)?p?c?asl", "dsc", "dce", "twist", "tricks")
 _CALIBRATION_NAMES = _names(
-    "asset", "calibration", "calib", "coil[ _-]?sens\\w*", "(?:sense[ _-]?)?ref(?:erence)?[ _-]?scan"
+    "asset", "calibration", "calib", "(?:sense[ _-]?)?ref(?:erence)?[ _-]?scan", stems=("coil[ _-]?sens",)
 )
 _MAP_NAMES = _names("swi", "qsm", "swan", "t2star", "t2\\*", "mp2rage_uni", "mt[ _-]?(?:on|off|sat)")
 
@@ -114,6 +118,12 @@ def _named(subject: Subject, pattern: re.Pattern[str]) -> str | None:
     return f"series or protocol name says {found.group(0)}" if found else None
 
 
+def _sequence(acquisition: Acquisition, starts: str) -> str | None:
+    """A vendor's name of the sequence that starts so; the rest of it is not told."""
+    found = re.match(rf"\*?({starts})", acquisition.sequence_name.lower())
+    return f"the sequence name starts with {found.group(1)}" if found else None
+
+
 def _derived_map(subject: Subject) -> str | None:
     typed = _any(subject.words, _DERIVED_MAPS)
     return typed or ("ImageType PERFUSION" if {"DERIVED", "PERFUSION"} <= subject.words else None)
@@ -125,11 +135,9 @@ def _epi(subject: Subject) -> str | None:
         return "echo planar readout (ScanningSequence EP)"
     if (acquisition.epi_factor or 1) > 1:
         return f"EPI factor {acquisition.epi_factor:g}"
-    if acquisition.scan_options & {"EPI_GEMS"} or re.match(
-        r"\*?(ep2d|ep_|epfid|epse|epi)", acquisition.sequence_name.lower()
-    ):
-        return f"echo planar sequence {acquisition.sequence_name}"
-    return None
+    if "EPI_GEMS" in acquisition.scan_options:
+        return "ScanOptions EPI_GEMS"
+    return _sequence(acquisition, r"ep2d|ep_|epfid|epse|epi")
 
 
 def _diffusion(subject: Subject) -> str | None:
@@ -162,9 +170,8 @@ def _angiography(subject: Subject) -> str | None:
         return f"{min(flags)} YES"
     if subject.acquisition.acquisition_contrast in ("TIME_OF_FLIGHT", "FLOW_ENCODED", "TOF", "PHASE_CONTRAST"):
         return f"AcquisitionContrast {subject.acquisition.acquisition_contrast}"
-    options = {option for option in subject.acquisition.scan_options if "TOF" in option or option.startswith("VASC")}
-    if options:
-        return f"ScanOptions {min(options)}"
+    if any("TOF" in option or option.startswith("VASC") for option in subject.acquisition.scan_options):
+        return "ScanOptions with TOF or VASC"
     typed = _any(subject.words, _ANGIOGRAPHY)
     # A spoiled gradient echo of a slab looks like a T1w one: only the name tells.
     return typed or (_named(subject, _ANGIO_NAMES) if subject.is_gradient_echo else None)
@@ -175,8 +182,9 @@ def _field_map(subject: Subject) -> str | None:
     typed = _any(subject.words, _FIELD_MAP) or _any(beside, _FIELD_MAP - {"PHASE MAP"})
     if typed and not subject.is_prepared:
         return typed
-    if re.match(r"\*?(fm2d|fm3d|b0map|b0rf|b1map)", subject.acquisition.sequence_name.lower()):
-        return f"sequence {subject.acquisition.sequence_name}"
+    named = _sequence(subject.acquisition, r"fm2d|fm3d|b0map|b0rf|b1map")
+    if named:
+        return named
     if subject.candidate.first.frame.component == "PHASE" and subject.is_gradient_echo:
         return "phase images of a gradient echo"
     echoes = {one.first.frame.echo_time for one in subject.siblings}

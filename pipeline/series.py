@@ -123,7 +123,7 @@ def parse_instance(part10: bytes | Path | BinaryIO, keywords: AbstractSet[str] =
             instance_uid(elements.text("SOPInstanceUID")),
         )
     except BadIdentifier as exc:
-        raise Refused(f"the object has no valid Study, Series and SOP Instance UID: {exc}") from exc
+        raise Refused("the object has no valid Study, Series and SOP Instance UID (PS3.5 9.1)") from exc
     sop_class = elements.text("SOPClassUID")
     read_frames = functional_groups.frames if sop_class in ENHANCED_CLASSES else functional_groups.classic
     frames, frame_faults = read_frames(elements)

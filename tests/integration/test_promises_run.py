@@ -41,6 +41,8 @@ OF_PATIENTS = {
 }
 """Every attribute of DICOM that holds text about a patient, or the name of somebody who saw one."""
 MARKERS = {**OF_PATIENTS, **PATIENT_MARKERS}
+IN_CODES = {"Modality": "ZZMARKERJO", "PhotometricInterpretation": "ZZMARKERJO", "SequenceName": "ep2d_ZZMARKER"}
+"""What the reasons of a refused series are made from."""
 FORBIDDEN = tuple(dict.fromkeys(["zzmarker", *(value.lower() for value in MARKERS.values())]))
 LIMIT_S = 400.0
 
@@ -87,9 +89,9 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
         centre_lps=CENTRE_LPS,
         attributes={**MARKERS, "PatientSpeciesDescription": None},
     ).write_volume(make_head().volume, folder / "head")
-    flair = PhantomWriter(contrast=Contrast.FLAIR, spacing_mm=(4.0, 2.0, 2.0), attributes=MARKERS).write(
-        folder / "flair"
-    )
+    flair = PhantomWriter(
+        contrast=Contrast.FLAIR, spacing_mm=(4.0, 2.0, 2.0), attributes={**MARKERS, **IN_CODES}
+    ).write(folder / "flair")
     without_uid = folder / "without-uid.dcm"
     sound, padded = head.series_uid.encode(), b"zzmarker/../../1".ljust(len(head.series_uid), b"\0")
     without_uid.write_bytes(head.files[0].read_bytes().replace(sound, padded))

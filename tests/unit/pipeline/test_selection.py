@@ -277,6 +277,54 @@ def test_every_question_is_told_with_its_verdict() -> None:
     assert by_name["slices"].ok
 
 
+MARKER = "ZQDOE^JO"
+HIDDEN: list[tuple[str, dict[str, Any]]] = [
+    ("modality", {"modality": MARKER}),
+    ("sop_class", {"sop_class": MARKER}),
+    ("photometric", {"pixels": PixelFormat(240, 240, 1, MARKER, 16, 12, is_signed=False)}),
+    ("nucleus", {"nucleus": MARKER}),
+    ("transfer_syntax", {"transfer_syntax": MARKER}),
+    ("", {"frame_of_reference": MARKER}),
+    ("epi", {**TSE, "sequence_name": f"*epi2d1_{MARKER}", "echo_time": 30.0}),
+    ("epi", {**TSE, "sequence_name": MARKER, "scan_options": frozenset({"EPI_GEMS"}), "echo_time": 30.0}),
+    ("field_map", {**GRE, "sequence_name": f"*fm2d2r {MARKER}"}),
+    ("angiography", {**GRE, "scan_options": frozenset({f"VASC{MARKER}"})}),
+    ("angiography", {**GRE, "series_description": f"venogra{MARKER}"}),
+    ("calibration", {**GRE, "protocol_name": f"coil sens{MARKER}"}),
+    ("body_part", {"body_part": f"KNEE {MARKER}"}),
+    ("body_part", {"body_part": "", "anatomic_region": f"{MARKER} KNEE"}),
+    ("body_part", {"body_part": "", "coil": f"{MARKER} KNEE"}),
+    ("body_part", {"body_part": "", "patient_position": f"FF{MARKER}"}),
+    ("", {"image_type": ("ORIGINAL", "PRIMARY", MARKER), "component": MARKER, "stack_id": MARKER}),
+    ("", {"acquisition_contrast": MARKER, "manufacturer": MARKER, "model": MARKER, "protocol_name": MARKER}),
+]
+
+
+@pytest.mark.parametrize(("expected", "changes"), HIDDEN, ids=str)
+def test_what_a_sender_is_free_to_write_is_never_told(expected: str, changes: dict[str, Any]) -> None:
+    """A name may stand in a code string too; logs and the audit log outlive a purge."""
+    found = answer(series_of(slices(24, **changes)))
+    assert (found.reason.criterion if found.reason else "") == expected
+    assert MARKER not in repr((found.reason, found.left_out, found.warnings, found.verdicts)).upper()
+
+
+@pytest.mark.parametrize("field", ["component", "image_type", "stack_id"])
+def test_nor_is_what_tells_two_volumes_apart(field: str) -> None:
+    value = ("ORIGINAL", "PRIMARY", MARKER) if field == "image_type" else MARKER
+    second = slices(24, start=101, **{"component": "", field: value})
+    found = answer(series_of(slices(24, component=""), second))
+    (told,) = found.left_out
+    assert told.startswith("24 images of another volume: ")
+    assert MARKER not in told
+
+
+@pytest.mark.parametrize(("modality", "told"), [("CT", "CT"), ("", "not stated"), ("XX", "no defined term")])
+def test_a_defined_term_is_told(modality: str, told: str) -> None:
+    reason = answer(series_of(slices(24, modality=modality))).reason
+    assert reason is not None
+    assert (reason.value, reason.text) == (told, f"the modality is {told}, not MR")
+
+
 def test_a_contrast_agent_is_a_warning() -> None:
     assert answer(series_of(slices(24, has_contrast_agent=True))).warnings == (
         "a contrast agent was given: enhancing tissue may be marked",
