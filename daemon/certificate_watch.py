@@ -51,18 +51,19 @@ class CertificateWatch:
             log.exception("tls.not_told")
 
     def _look_at(self, name: str, use: TlsListener | PeerTls) -> None:
+        is_sure = False
         try:
             identity = tls.identity_of(use)
             identity.context()
-            fault = identity.fault
+            fault, is_sure = identity.fault, identity.is_out_of_date
         except ConfigError as exc:
             fault = str(exc)
         # Told when it stands for two looks: between a new certificate and its key the two do not fit
-        lasts = fault == self._faults.get(name, "")
+        lasts = is_sure or fault == self._faults.get(name, "")
         self._faults[name] = fault
         if fault and lasts and self._told.get(name) != fault:
             text = f"new TLS files of {name} cannot be used, those before stay in force: {fault}"
-            self._raise(f"tls of {name}", text, "put certificate and key there that belong together")
+            self._raise(f"tls of {name}", text, "put certificate and key there that belong together and hold now")
             self._told[name] = fault
         elif not fault:
             self._told.pop(name, None)

@@ -1,8 +1,9 @@
-"""When certificates end (X.509, RFC 5280 4.1.2.5), and whether others may read a key."""
+"""When certificates hold (X.509, RFC 5280 4.1.2.5), and whether others may read a key."""
 
 import re
 import ssl
 import stat
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -16,16 +17,31 @@ _SEQUENCE, _UTC_TIME, _GENERALIZED_TIME, _VERSION = 0x30, 0x17, 0x18, 0xA0
 _LONG_LENGTH: Final = 0x80
 
 
-def first_end(path: Path) -> datetime:
-    """When the first of the certificates in a PEM file ends, in UTC; raises ConfigError."""
+@dataclass(frozen=True, slots=True)
+class Period:
+    """From when until when a certificate holds, in UTC."""
+
+    begins: datetime
+    ends: datetime
+
+
+def periods(path: Path) -> tuple[Period, ...]:
+    """Those of the certificates in a PEM file, in its order, at least one; raises ConfigError."""
     try:
         found = _PEM.findall(path.read_text(encoding="ascii", errors="replace"))
     except OSError as exc:
         raise ConfigError(f"tls: {path} cannot be read: {exc.strerror}") from exc
+    if not found:
+        raise ConfigError(f"tls: {path} holds no certificate in PEM")
     try:
-        return min(_end(ssl.PEM_cert_to_DER_cert(pem)) for pem in found)
+        return tuple(_period(ssl.PEM_cert_to_DER_cert(pem)) for pem in found)
     except (ValueError, IndexError) as exc:
         raise ConfigError(f"tls: {path} holds no certificate in PEM that can be read") from exc
+
+
+def first_end(path: Path) -> datetime:
+    """When the first of the certificates in a PEM file ends, in UTC; raises ConfigError."""
+    return min(period.ends for period in periods(path))
 
 
 def days_left(path: Path, now: datetime) -> float:
@@ -38,16 +54,22 @@ def is_open_to_others(key: Path) -> bool:
     return bool(key.stat().st_mode & (stat.S_IRWXO | stat.S_IWGRP))
 
 
-def _end(certificate: bytes) -> datetime:
-    """notAfter of a certificate in DER."""
+def _period(certificate: bytes) -> Period:
+    """notBefore and notAfter of a certificate in DER."""
     signed = _elements(_elements(certificate)[0][1])
     fields = _elements(signed[0][1])
     if fields[0][0] == _VERSION:
         fields = fields[1:]
     _serial, _algorithm, _issuer, validity = fields[:4]
-    kind, text = _elements(validity[1])[1]
-    if validity[0] != _SEQUENCE or kind not in (_UTC_TIME, _GENERALIZED_TIME):
+    if validity[0] != _SEQUENCE:
         raise ValueError("no validity where X.509 has it")
+    begins, ends = _elements(validity[1])[:2]
+    return Period(_time(*begins), _time(*ends))
+
+
+def _time(kind: int, text: bytes) -> datetime:
+    if kind not in (_UTC_TIME, _GENERALIZED_TIME):
+        raise ValueError("no time where X.509 has it")
     # UTCTime has two digits of the year, up to 2049 (RFC 5280 4.1.2.5.1); strptime changes centuries at 1969
     return datetime.strptime(text.decode("ascii"), "%y%m%d%H%M%SZ" if kind == _UTC_TIME else "%Y%m%d%H%M%SZ").replace(
         tzinfo=UTC

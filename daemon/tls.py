@@ -7,12 +7,15 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, NoReturn, cast
 
 import structlog
 
+from anomalyd.daemon import certificates
+from anomalyd.daemon.certificates import Period
 from anomalyd.daemon.tls_settings import PeerTls, TlsListener
 from anomalyd.errors import ConfigError
 
@@ -25,38 +28,86 @@ CIPHERS: Final = (
 """The four suites of RFC 9325 4.2 for TLS 1.2; level 2: keys of 2048 bits (RSA) or 224 (ECC) and more, no SHA-1.
 Those of TLS 1.3 are OpenSSL's: all of them are sound."""
 SILENT: Final = "it says nothing in time"
+Held = tuple[tuple[Path, Period], ...]
 Signature = tuple[tuple[int, int, int] | None, ...]
 
 
 class Identity:
-    """A context made of files, renewed when they change. Files that cannot be used leave the one before in force."""
+    """A context made of files, renewed when they change. Files that cannot be used leave the one before in force.
 
-    def __init__(self, make: Callable[[], ssl.SSLContext], files: Sequence[Path]) -> None:
+    So do certificates that do not hold now, while those before do.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], ssl.SSLContext],
+        tls: TlsListener | PeerTls,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         """Raises ConfigError where the first set cannot be used."""
-        self._make, self.files = make, tuple(files)
+        self._make, self._tls, self._clock = make, tls, clock
+        self.files = _files(tls.certificate, tls.key, tls.ca)
         self._lock = threading.Lock()
         self._tried = _signature(self.files)
-        self._context = make()
+        self._context, self._held = make(), _held(tls)
+        self._again_at: datetime | None = None
         self.fault = ""
         """Why the newest files are not in force; empty where they are."""
+        self.is_out_of_date = False
+        """Whether they are whole, and do not hold now."""
 
     def context(self) -> ssl.SSLContext:
         """Of the newest files that can be used. Any thread."""
         with self._lock:
             found = _signature(self.files)
-            if found != self._tried:
+            now = self._clock()
+            has_begun = self._again_at is not None and self._again_at <= now
+            if found != self._tried or has_begun:
                 self._tried = found  # before reading: what changes meanwhile is read again
-                self._renew()
+                self._renew(now)
             return self._context
 
-    def _renew(self) -> None:
+    def _renew(self, now: datetime) -> None:
+        self._again_at, self.is_out_of_date = None, False
         try:
-            self._context, self.fault = self._make(), ""
+            context, held = self._make(), _held(self._tls)
+            self._must_hold(held, now)
         except ConfigError as exc:
             self.fault = str(exc)
             log.error("tls.not_renewed", reason=self.fault)  # noqa: TRY400 - foreseen, in words
         else:
+            self._context, self._held, self.fault = context, held, ""
             log.info("tls.renewed", files=[str(path) for path in self.files])
+
+    def _must_hold(self, held: Held, now: datetime) -> None:
+        words = _not_held(held, now)
+        if words and not _not_held(self._held, now):
+            self.is_out_of_date = True
+            self._again_at = min((period.begins for _, period in held if now < period.begins), default=None)
+            raise ConfigError(words)
+
+
+def _held(tls: TlsListener | PeerTls) -> Held:
+    """When our certificate holds (not those behind it in its chain), and when any of the authorities does."""
+    found: list[tuple[Path, Period]] = []
+    for path in _files(tls.certificate, tls.ca):
+        try:
+            each = certificates.periods(path)
+        except ConfigError:  # OpenSSL reads more than we do: `check` and the watch tell it
+            continue
+        authorities = Period(min(one.begins for one in each), max(one.ends for one in each))
+        found.append((path, each[0] if path == tls.certificate else authorities))
+    return tuple(found)
+
+
+def _not_held(held: Held, now: datetime) -> str:
+    """What does not hold at that moment, in words; empty where all does."""
+    for path, period in held:
+        if now < period.begins:
+            return f"tls: {path} does not hold before {period.begins:%Y-%m-%d %H:%M} UTC"
+        if now > period.ends:
+            return f"tls: {path} ended at {period.ends:%Y-%m-%d %H:%M} UTC"
+    return ""
 
 
 def _signature(files: Sequence[Path]) -> Signature:
@@ -82,7 +133,7 @@ def listening_identity(tls: TlsListener) -> Identity:
         context.num_tickets = 0
         return context
 
-    return Identity(make, _files(tls.certificate, tls.key, tls.ca))
+    return Identity(make, tls)
 
 
 @cache
@@ -94,7 +145,7 @@ def calling_identity(tls: PeerTls) -> Identity:
         context.sslsocket_class = _TellingSocket
         return context
 
-    return Identity(make, _files(tls.certificate, tls.key, tls.ca))
+    return Identity(make, tls)
 
 
 def identity_of(tls: TlsListener | PeerTls) -> Identity:

@@ -6,6 +6,7 @@ mr1 = authority.issue("mr1.example.org")
 
 import subprocess
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 EXPIRED = -1
@@ -40,8 +41,17 @@ class Authority:
             "req", "-x509", "-new", "-key", self.key, "-subj", f"/CN={name}", "-days", days, "-out", self.ca, *added
         )  # fmt: skip
 
-    def issue(self, name: str, *, days: int = 90, alternatives: tuple[str, ...] = LOOPBACK) -> Certificate:
-        """name: its common name, and that of its files. alternatives: subjectAltName in OpenSSL's words."""
+    def end(self, out: Path) -> None:
+        """Writes this authority's certificate with an end that has passed."""
+        _openssl("x509", "-in", self.ca, "-signkey", self.key, "-days", EXPIRED, "-out", out)
+
+    def issue(
+        self, name: str, *, days: int = 90, alternatives: tuple[str, ...] = LOOPBACK, begins: datetime | None = None
+    ) -> Certificate:
+        """name: its common name, and that of its files. alternatives: subjectAltName in OpenSSL's words.
+
+        begins: in UTC; None: now.
+        """
         stem = self.folder / name.replace(" ", "_")
         key, request, certificate = (stem.with_name(f"{stem.name}.{end}") for end in ("key", "csr", "pem"))
         extensions = stem.with_name(f"{stem.name}.ext")
@@ -49,11 +59,33 @@ class Authority:
         extensions.write_text(f"basicConstraints=CA:FALSE\n{names}extendedKeyUsage=serverAuth,clientAuth\n")
         _new_key(key)
         _openssl("req", "-new", "-key", key, "-subj", f"/CN={name}", "-out", request)
-        _openssl(
-            "x509", "-req", "-in", request, "-CA", self.ca, "-CAkey", self.key, "-days", days,
-            "-extfile", extensions, "-out", certificate,
-        )  # fmt: skip
+        if begins is None:
+            _openssl(
+                "x509", "-req", "-in", request, "-CA", self.ca, "-CAkey", self.key, "-days", days,
+                "-extfile", extensions, "-out", certificate,
+            )  # fmt: skip
+        else:
+            _openssl(
+                "ca", "-batch", "-notext", "-config", self._database(), "-cert", self.ca, "-keyfile", self.key,
+                "-startdate", _zulu(begins), "-enddate", _zulu(begins + timedelta(days=days)),
+                "-in", request, "-extfile", extensions, "-out", certificate,
+            )  # fmt: skip
         return Certificate(certificate, key, self.ca)
+
+    def _database(self) -> Path:
+        """What `openssl ca` needs, the only command that takes a first day."""
+        index, serial, configuration = (self.folder / name for name in ("index.txt", "serial", "ca.cnf"))
+        index.touch()
+        serial.write_text("01\n")
+        configuration.write_text(
+            f"[ca]\ndefault_ca=own\n[own]\ndatabase={index}\nserial={serial}\nnew_certs_dir={self.folder}\ndefault_md=sha256\n"
+            "policy=any\n[any]\ncommonName=supplied\n"
+        )
+        return configuration
+
+
+def _zulu(moment: datetime) -> str:
+    return f"{moment:%Y%m%d%H%M%SZ}"
 
 
 def _new_key(path: Path) -> None:

@@ -119,6 +119,56 @@ def test_a_new_certificate_that_cannot_be_used_leaves_the_old_in_force_and_alarm
     assert shown_by(identity.context(), authority.ca) == {"mended.example.org"}
 
 
+@pytest.mark.parametrize("ended", ["certificate", "authority"])
+def test_a_new_certificate_that_has_ended_leaves_the_old_in_force_and_alarms_at_once(
+    installed: Certificate, authority: Authority, store: Store, tmp_path: Path, ended: str
+) -> None:
+    use = listener(installed)
+    identity = tls.listening_identity(use)
+    watch = CertificateWatch(store, {"listener": use})
+    watch.look()
+    if ended == "certificate":
+        install(authority.issue("ended.example.org", days=EXPIRED), installed)
+    else:
+        authority.end(tmp_path / "ca.new")
+        (tmp_path / "ca.new").replace(installed.ca)
+    watch.look()
+    (alarm,) = open_alarms(store)
+    name = installed.certificate if ended == "certificate" else installed.ca
+    assert f"those before stay in force: tls: {name} ended at " in alarm.text
+    assert shown_by(identity.context(), authority.ca) == {"first.example.org"}
+    install(authority.issue("after.example.org"), installed)
+    assert shown_by(identity.context(), authority.ca) == {"after.example.org"}
+
+
+def test_a_certificate_that_begins_later_is_taken_when_it_begins(installed: Certificate, authority: Authority) -> None:
+    now = [datetime.now(UTC)]
+    identity = tls.Identity(lambda: loaded(installed), listener(installed), clock=lambda: now[0])
+    before = identity.context()
+    install(authority.issue("later.example.org", begins=now[0] + timedelta(days=1)), installed)
+    assert identity.context() is before
+    assert "own.pem does not hold before " in identity.fault
+    now[0] += timedelta(days=2)
+    assert identity.context() is not before
+    assert not identity.fault
+
+
+def loaded(files: Certificate) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.certificate, files.key)
+    return context
+
+
+def test_after_the_old_one_has_ended_a_new_one_is_taken_as_it_is(installed: Certificate, authority: Authority) -> None:
+    """Nothing is worse than what has ended, and a wall clock may be wrong."""
+    install(authority.issue("old.example.org", days=EXPIRED), installed)
+    identity = tls.listening_identity(listener(installed))
+    before = identity.context()
+    install(authority.issue("ended too.example.org", days=EXPIRED), installed)
+    assert identity.context() is not before
+    assert not identity.fault
+
+
 @pytest.mark.parametrize(
     ("days", "text"), [(29, "ends in 29 days"), (EXPIRED, "ended 1 days ago"), (40, "")], ids=["soon", "ended", "later"]
 )
