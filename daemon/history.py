@@ -97,7 +97,9 @@ def _rejected(told: _Told) -> str:
 
 
 def _connection_refused(told: _Told) -> str:
-    return f"refused {_how_many(told, 'a connection', 'connections')}: {told['text']}"
+    # A row that stands for several addresses has none (gateway/turned_away.py)
+    origin = f" from {told.row.address}" if told.row.address else ""
+    return f"refused {_how_many(told, 'a connection', 'connections')}{origin}: {told['text']}"
 
 
 def _association_rejected(told: _Told) -> str:

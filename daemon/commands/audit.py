@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anomalyd.daemon.commands.opened import opened
-from anomalyd.daemon.commands.options import ConfigOption, JsonOption, moment
+from anomalyd.daemon.commands.options import ConfigOption, JsonOption, moment, or_stdin
 from anomalyd.daemon.commands.render import console, local, table
 
 if TYPE_CHECKING:
@@ -26,11 +26,17 @@ app = typer.Typer(invoke_without_command=True, help="What happened: by patient, 
 def audit(
     context: typer.Context,
     patient_id: Annotated[
-        str | None, typer.Option(metavar="P", help="PatientID; hashed before it is compared.")
+        str | None,
+        typer.Option(
+            metavar="P", callback=or_stdin, help="PatientID, hashed before it is compared; - reads it from stdin."
+        ),
     ] = None,
     study: Annotated[str | None, typer.Option(metavar="UID")] = None,
     series: Annotated[str | None, typer.Option(metavar="UID")] = None,
-    accession: Annotated[str | None, typer.Option(metavar="A", help="AccessionNumber; hashed as well.")] = None,
+    accession: Annotated[
+        str | None,
+        typer.Option(metavar="A", callback=or_stdin, help="AccessionNumber, hashed as well; - reads it from stdin."),
+    ] = None,
     event: Annotated[str | None, typer.Option(metavar="E", help="One kind: received, refused, sent, ...")] = None,
     since: Annotated[str | None, typer.Option(metavar="T", help='2026-01-31, "2026-01-31 14:05", "2 h"')] = None,
     until: Annotated[str | None, typer.Option(metavar="T", help="Before this; same forms.")] = None,

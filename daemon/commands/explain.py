@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from anomalyd.daemon.commands.opened import opened
-from anomalyd.daemon.commands.options import ConfigOption, JsonOption
+from anomalyd.daemon.commands.options import ConfigOption, JsonOption, or_stdin
 from anomalyd.daemon.commands.render import console, local, write_json
 from anomalyd.errors import AnomalydError
 from anomalyd.ids import SeriesUID, StudyUID
@@ -26,7 +26,14 @@ class NothingKnown(AnomalydError):
 
 
 def explain(
-    name: Annotated[str, typer.Argument(metavar="UID-OR-ACCESSION", help="As the viewer or the order shows it.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="UID-OR-ACCESSION",
+            callback=or_stdin,
+            help="As the viewer or the order shows it; - reads it from stdin.",
+        ),
+    ],
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:

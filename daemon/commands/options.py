@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,16 @@ ConfigOption = Annotated[
         help="Configuration; else ./config.yaml, /etc/anomalyd/config.yaml, the packaged one.",
     ),
 ]
+
+
+def or_stdin(value: str | None) -> str | None:
+    """The value itself; for `-` a line of standard input, since arguments are shown to everybody by `ps`."""
+    if value != "-":
+        return value
+    line = sys.stdin.readline().strip()
+    if not line:
+        raise typer.BadParameter("-: one line is expected on standard input, and it is empty")
+    return line
 
 
 def moment(text: str | None) -> datetime | None:

@@ -12,7 +12,7 @@ import pytest
 
 from anomalyd.daemon import cli
 from anomalyd.storage import deliveries, queue
-from anomalyd.storage.audit import verify
+from anomalyd.storage.audit import AuditEvent, AuditKind, record, verify
 from anomalyd.storage.deliveries import BackOff
 from anomalyd.storage.jobs import job
 from anomalyd.storage.refusing import refuse_series
@@ -215,6 +215,41 @@ def test_the_audit_log_is_asked_by_patient_order_series_event_and_time(stepped: 
     finished = json.loads(run("audit", "--json", "--event", "finished", "--since", "2026-01-01")[1])
     assert [row["kind"] for row in finished] == ["finished"]
     assert json.loads(run("audit", "--json", "--event", "finished", "--until", "2026-01-01")[1]) == []
+
+
+def test_numbers_may_come_on_standard_input(stepped: SteppedStore, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is given as an argument, everybody on the machine sees (ps)."""
+    stepped.done("pacs")
+    for question, line in ((["audit", "--patient-id"], PATIENT_ID), (["audit", "--accession"], ACCESSION)):
+        monkeypatch.setattr("sys.stdin", io.StringIO(f"{line}\n"))
+        assert "finished" in [row["kind"] for row in json.loads(run(*question, "-", "--json")[1])]
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{ACCESSION}\n"))
+    assert run("explain", "-")[0] == 0
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    code, _, err = run("audit", "--patient-id", "-")
+    assert (code, "one line is expected on standard input" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("address", "detail", "words"),
+    [
+        ("10.0.0.7", {}, "refused a connection from 10.0.0.7: no TLS"),
+        (
+            "10.0.0.7",
+            {"times": 40, "since": "12:00"},
+            "refused 40 connections since 12:00, the newest from 10.0.0.7: no TLS",
+        ),
+        (None, {"times": 9, "since": "12:00"}, "refused 9 connections since 12:00, the newest: no TLS"),
+    ],
+)
+def test_who_was_not_let_in_is_told_with_the_address(
+    stepped: SteppedStore, run: Run, address: str | None, detail: dict[str, object], words: str
+) -> None:
+    event = AuditEvent(
+        kind=AuditKind.CONNECTION_REFUSED, at=stepped.clock(), address=address, detail={"text": "no TLS", **detail}
+    )
+    record(stepped.store, event)
+    assert words in run("audit", "--event", "connection_refused")[1]
 
 
 def test_reading_the_audit_log_is_in_the_audit_log(stepped: SteppedStore, run: Run) -> None:
