@@ -4,6 +4,7 @@ The supervisor speaks systemd's side of sd_notify(3) to each child: it learns wh
 promised signs of life and gives none. Under systemd it passes READY and STOPPING on as its own.
 """
 
+import contextlib
 import ctypes
 import os
 import selectors
@@ -31,6 +32,8 @@ STEADY_S = 60.0
 WATCHDOG_S = 60.0
 GRACE_S = 10.0
 """Beyond the gateway's drain time, before SIGKILL."""
+FOLDER_PREFIX = "anomalyd-serve-"
+"""Of the folder of the sockets that children speak to; below the place for temporary files."""
 _PR_SET_PDEATHSIG = 1
 log = structlog.get_logger()
 
@@ -62,7 +65,8 @@ def supervise(
     facts: go into the line that says that all are ready.
     """
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="anomalyd-")))
+        _remove_left_behind(Path(tempfile.gettempdir()))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX)))
         children = [_with_inbox(role, command, folder, stack) for role, command in commands.items()]
         selector = stack.enter_context(selectors.DefaultSelector())
         for child in children:
@@ -74,6 +78,28 @@ def supervise(
             _stop_all(children, drain_s + GRACE_S)
     log.info("serve.stopped", code=code)
     return code
+
+
+def _remove_left_behind(temporary: Path) -> None:
+    """Folders of supervisors that were killed: they hold sockets alone, and nobody listens there any more."""
+    for folder in temporary.glob(f"{FOLDER_PREFIX}*"):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid():  # others write into /tmp, too
+                continue
+            sockets = [path for path in folder.iterdir() if path.is_socket()]
+            if sockets and not any(_is_listened_to(path) for path in sockets):
+                for path in sockets:
+                    path.unlink()
+                folder.rmdir()
+
+
+def _is_listened_to(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return False
+    return True
 
 
 def _with_inbox(role: str, command: Sequence[str], folder: Path, stack: ExitStack) -> _Child:

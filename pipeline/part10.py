@@ -41,7 +41,7 @@ FUNCTIONAL_GROUPS = 0x5200
 _LONG_FORM = frozenset({b"OB", b"OW", b"SQ", b"UN", b"UT", b"OF", b"OD", b"OL", b"OV", b"UC", b"UR", b"SV", b"UV"})
 PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})  # Float, Double Float and plain Pixel Data
 _PARSE_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OverflowError, struct.error,
-                 NotImplementedError, OSError, RecursionError, AssertionError, BytesLengthException)  # fmt: skip
+                 NotImplementedError, OSError, AssertionError, BytesLengthException)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,6 +147,9 @@ def read(opened: Part10, stop_when: Callable[[BaseTag, str | None, int], bool] |
         with warnings.catch_warnings():  # an unknown character set: descriptions are decoded in `elements`
             warnings.simplefilter("ignore")
             dataset = read_dataset(opened.dataset, opened.is_implicit, opened.is_little_endian, stop_when=stop)
+    except RecursionError as exc:
+        at = opened.dataset.tell()
+        raise Refused(f"sequences are nested too deeply at byte {at} of the data set: no image needs so many") from exc
     except _PARSE_ERRORS as exc:
         raise Refused(f"the data set cannot be read: {type(exc).__name__} at byte {opened.dataset.tell()}") from exc
     return dataset

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 CONNECT_S = 2.0
+_SERIES_WORDS = {"closed": "to be judged", "ineligible": "not chosen", "queued": "chosen for analysis"}
+"""States of a series as it stands when its jobs are done, too."""
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - what listens there answers on loopback
 
 
@@ -127,7 +129,8 @@ def _moving(out: "Console", seen: "Overview", settings: Settings) -> None:
     running = ", ".join(f"job {job.id} ({job.stage or 'starting'})" for job in seen.running) or "none"
     waiting = sum(group.objects for group in seen.moving)
     out.print()
-    out.print(f"Receiving  {len(seen.receiving)} series" + _counts(seen.series_counts))
+    series = {_SERIES_WORDS.get(state, state): count for state, count in seen.series_counts.items()}
+    out.print(f"Receiving  {len(seen.receiving)} series" + _counts(series))
     out.print(f"Queued     {len(seen.queued)} jobs{oldest}; running: {running}")
     out.print(f"Leaving    {waiting} results" + _counts(seen.delivery_counts))
     for group in (group for group in seen.moving if group.state == "sent"):

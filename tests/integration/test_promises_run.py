@@ -309,7 +309,7 @@ def test_what_is_not_analysed_says_why(evidence: Evidence) -> None:
     detail = json.loads(str(refused[1]))
     assert refused[0] == evidence.flair.series_uid
     assert set(detail) >= {"criterion", "value", "limit", "text"}
-    assert "no bundle for this contrast" in detail["text"].lower()
+    assert detail["text"].startswith("the modality is no defined term, not MR (also: an EPI (BOLD) series: ")
     assert evidence.statuses["without uid"][0] & 0xF000 == 0xC000
     assert evidence.rows("SELECT count(*) FROM audit WHERE kind = 'rejected'") == [(1,)]
 

@@ -217,6 +217,13 @@ def test_the_audit_log_is_asked_by_patient_order_series_event_and_time(stepped: 
     assert json.loads(run("audit", "--json", "--event", "finished", "--until", "2026-01-01")[1]) == []
 
 
+def test_a_series_whose_job_is_done_is_not_called_queued(stepped: SteppedStore, run: Run) -> None:
+    stepped.done("pacs")
+    out = run("status")[1]
+    assert "Receiving  0 series (1 chosen for analysis)" in out
+    assert "1 queued" not in out
+
+
 def test_numbers_may_come_on_standard_input(stepped: SteppedStore, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is given as an argument, everybody on the machine sees (ps)."""
     stepped.done("pacs")

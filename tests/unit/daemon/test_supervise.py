@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from anomalyd.daemon.supervise import supervise
+from anomalyd.daemon.supervise import FOLDER_PREFIX, supervise
 from waiting import wait_until
 
 READY = """
@@ -105,14 +105,42 @@ def test_a_child_that_promised_signs_of_life_and_gives_none_is_replaced(
     assert served.end() == 0
 
 
-def test_no_child_outlives_a_supervisor_that_was_killed(tmp_path: Path) -> None:
+def supervisor(out: Path, temporary: Path) -> "subprocess.Popen[bytes]":
+    """In a process of its own, once its child runs and has written its pid to `out`."""
     program = (
         "import sys, threading; from anomalyd.daemon.supervise import supervise; "
         "supervise({'worker': [sys.executable, '-c', sys.argv[1], sys.argv[2]]}, threading.Event(), 1.0)"
     )
-    out = tmp_path / "worker"
-    parent = subprocess.Popen([sys.executable, "-c", program, READY, str(out)])
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    parent = subprocess.Popen([sys.executable, "-c", program, READY, str(out)], env=environment)
     wait_until(lambda: out.exists() and out.read_text().endswith("\n"), limit_s=30, what="the child runs")
+    return parent
+
+
+def kill(parent: "subprocess.Popen[bytes]") -> None:
     parent.kill()
     parent.wait()
+
+
+def test_a_start_removes_the_folder_that_a_killed_supervisor_left_and_no_other(tmp_path: Path) -> None:
+    temporary, elsewhere = tmp_path / "tmp", tmp_path / "elsewhere"
+    temporary.mkdir()
+    elsewhere.mkdir()
+    (elsewhere / "file").write_text("of somebody")
+    (temporary / f"{FOLDER_PREFIX}link").symlink_to(elsewhere)
+    kill(supervisor(tmp_path / "first", temporary))
+    (left,) = (path for path in temporary.iterdir() if not path.is_symlink())
+    second = supervisor(tmp_path / "second", temporary)
+    assert not left.exists()
+    (in_use,) = (path for path in temporary.iterdir() if not path.is_symlink())
+    third = supervisor(tmp_path / "third", temporary)
+    assert in_use.exists()
+    assert (elsewhere / "file").exists()
+    kill(second)
+    kill(third)
+
+
+def test_no_child_outlives_a_supervisor_that_was_killed(tmp_path: Path) -> None:
+    out = tmp_path / "worker"
+    kill(supervisor(out, tmp_path))
     wait_until(lambda: not is_alive(int(out.read_text())), limit_s=10, what="the child is gone")

@@ -172,6 +172,13 @@ def test_an_object_without_valid_uids_is_refused(value: bytes, classic: bytes) -
         assert "etc" not in str(caught.value), "what stands there may be a name"
 
 
+def test_sequences_nested_too_deeply_are_called_so(classic: bytes) -> None:
+    start = part10.open_part10(classic).dataset.tell()
+    level = b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    with pytest.raises(Refused, match="sequences are nested too deeply at byte "):
+        parse_instance(classic[:start] + level * 20_000)
+
+
 def test_a_number_where_a_sequence_is_looked_for_is_none(classic: bytes) -> None:
     """pydicom raises an error without a common root where the bytes are no whole numbers (found by fuzzing)."""
     at = classic.index(b"\x18\0\x91\0IS")  # Echo Train Length
