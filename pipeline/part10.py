@@ -121,7 +121,7 @@ def read_header(opened: Part10) -> tuple[Dataset, PixelElement | None]:
         if not found:  # at the functional groups, or at the end
             has_room = (Elements(dataset).integer("NumberOfFrames") or 1) <= MAX_FRAMES
             if has_room:
-                dataset = _joined(dataset, read(opened, stop))
+                dataset = _joined(dataset, read(opened, stop), opened)
         if not found:
             return dataset, None
         start = opened.dataset.tell()
@@ -155,9 +155,12 @@ def read(opened: Part10, stop_when: Callable[[BaseTag, str | None, int], bool] |
     return dataset
 
 
-def _joined(*parts: Dataset) -> Dataset:
-    """The elements of all parts as they were read: `update` would convert private ones, and raise on a broken one."""
-    return Dataset({element.tag: element for part in parts for element in part.values()})
+def _joined(front: Dataset, rest: Dataset, opened: Part10) -> Dataset:
+    """The elements of both as they were read: `update` would convert private ones, and raise on a broken one."""
+    whole = Dataset({element.tag: element for part in (front, rest) for element in part.values()})
+    # Else pydicom looks the character set up at each access, and warns of an unknown one
+    whole.set_original_encoding(opened.is_implicit, opened.is_little_endian, front.original_character_set)
+    return whole
 
 
 def _check_items(opened: Part10) -> None:
