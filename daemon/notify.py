@@ -2,6 +2,10 @@
 
 import os
 import socket
+from typing import Final
+
+STORE_REFUSES: Final = "X_STORE_REFUSES=1"
+"""A role's last word before it ends because disk or database refuse; systemd ignores names with X_."""
 
 
 def sd_notify(state: str) -> bool:

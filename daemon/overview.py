@@ -9,7 +9,15 @@ from anomalyd.storage.alarms import AlarmRow, open_alarms
 from anomalyd.storage.engine import Store
 from anomalyd.storage.erasing import pending_images
 from anomalyd.storage.jobs import Job, jobs
-from anomalyd.storage.overview import DeliveryGroup, Source, counts, delivery_groups, newest_in, sources
+from anomalyd.storage.overview import (
+    DeliveryGroup,
+    Source,
+    bytes_without_rows,
+    counts,
+    delivery_groups,
+    newest_in,
+    sources,
+)
 from anomalyd.storage.series import SeriesRow, receiving_series
 from anomalyd.storage.tables import DeliveryState, JobState, SeriesState
 
@@ -40,6 +48,8 @@ class Overview:
     delivery_counts: Mapping[str, int]
     sources: tuple[Source, ...]
     free_bytes: int
+    bytes_without_rows: int
+    """Of the log: what the index does not know yet."""
     pending_erasure: int
     """Images that a purge has forgotten, their bytes not yet overwritten by the gateway."""
     roles: Mapping[str, bool]
@@ -69,6 +79,7 @@ def overview(store: Store, *, recent: int = 5) -> Overview:
         delivery_counts=counted.deliveries,
         sources=sources(store),
         free_bytes=store.free_bytes(),
+        bytes_without_rows=bytes_without_rows(store),
         pending_erasure=pending_images(store),
         roles={role.value: waiters(store.root, role) > 0 for role in Role},
     )

@@ -22,11 +22,13 @@ from pathlib import Path
 
 import structlog
 
-from anomalyd.daemon.notify import sd_notify
+from anomalyd.daemon.notify import STORE_REFUSES, sd_notify
 
 EXIT_CONFIG = 78
 BACK_OFF_FIRST_S = 1.0
 BACK_OFF_CAP_S = 60.0
+REFUSED_CAP_S = 5.0
+"""The same where disk or database refused the start: nothing is wrong with the child, and room may come at any time."""
 STEADY_S = 60.0
 """A child that lived so long starts again at once when it dies."""
 WATCHDOG_S = 60.0
@@ -49,6 +51,8 @@ class _Child:
     last_sign: float | None = None
     """Monotonic time of the latest WATCHDOG=1; None: this child has promised none."""
     is_ready: bool = False
+    is_refused: bool = False
+    """It says that disk or database refuse."""
     failures: int = 0
     start_at: float = field(default=0.0)
 
@@ -154,7 +158,7 @@ def _start(child: _Child) -> None:
         start_new_session=True,
         preexec_fn=_die_with_parent,  # noqa: PLW1509 - this process has one thread
     )
-    child.started, child.last_sign, child.is_ready = time.monotonic(), None, False
+    child.started, child.last_sign, child.is_ready, child.is_refused = time.monotonic(), None, False, False
     log.info("child.started", child=child.role, pid=child.process.pid)
 
 
@@ -166,9 +170,11 @@ def _die_with_parent() -> None:
 
 def _bury(child: _Child) -> None:
     assert child.process is not None  # noqa: S101 - the caller saw it end
+    _hear(child)  # its last words
     lived = time.monotonic() - child.started
     child.failures = 0 if lived > STEADY_S else child.failures + 1
-    wait = 0.0 if child.failures == 0 else min(BACK_OFF_CAP_S, BACK_OFF_FIRST_S * 2.0 ** (child.failures - 1))
+    cap = REFUSED_CAP_S if child.is_refused else BACK_OFF_CAP_S
+    wait = 0.0 if child.failures == 0 else min(cap, BACK_OFF_FIRST_S * 2.0 ** (child.failures - 1))
     log.error("child.died", child=child.role, code=child.process.returncode, lived_s=round(lived), restart_in_s=wait)
     child.process, child.is_ready, child.start_at = None, False, time.monotonic() + wait
 
@@ -180,6 +186,7 @@ def _hear(child: _Child) -> None:
         except BlockingIOError:
             return
         child.is_ready |= "READY=1" in lines
+        child.is_refused |= STORE_REFUSES in lines
         if "WATCHDOG=1" in lines:
             child.last_sign = time.monotonic()
 

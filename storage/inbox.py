@@ -22,7 +22,7 @@ from anomalyd.storage.index import IndexEntry
 from anomalyd.storage.indexer import FlushedGroup, Indexer, Promise
 from anomalyd.storage.known_versions import KnownVersions
 from anomalyd.storage.part10 import file_prefix
-from anomalyd.storage.received import DiskFloorReached, NotStored, ReceivedInstance, Verdict
+from anomalyd.storage.received import DiskFloorReached, NotStored, ReceivedInstance, Verdict, not_stored
 from anomalyd.storage.records import NewRecord, RecordKind, encode_facts
 from anomalyd.storage.replay import Replayed, replay
 from anomalyd.storage.segment_writer import SEGMENT_BYTES, LogWriteFailed, SegmentWriter
@@ -106,7 +106,7 @@ class Inbox:
 
     @property
     def is_ready(self) -> bool:
-        """False after two failures in a row, or when a thread is gone: nothing can be made durable now."""
+        """False after two failed groups in a row, a transaction that the database refused, or when a thread is gone."""
         return self._failures < _FAILURES_UNTIL_NOT_READY and self._thread.is_alive() and self._indexer.is_ready
 
     def check_room(self, length: int = 0) -> None:
@@ -137,9 +137,10 @@ class Inbox:
         self._submitted(None, event, is_for_rows=self._is_for_rows)
 
     def probe(self) -> None:
-        """Writes and flushes a record that means nothing, and commits; raises NotStored. A success ends `not ready`.
+        """Writes and flushes a record that means nothing, and commits. A success ends `not ready`.
 
-        When it returns, the rows of all that was accepted before stand.
+        Raises NotStored where disk or database say that they refuse, NeedsRestart where nothing answers or what they
+        say is not to be got over. When it returns, the rows of all that was accepted before stand.
         """
         self._submitted(None, None, is_for_rows=True)
 
@@ -180,13 +181,12 @@ class Inbox:
 
     def _commit(self, requests: list[_Request]) -> None:
         try:
-            if not self._indexer.wait_for_room(self._timeout_s):
-                raise NotStored("the index lags behind: look at the database below storage.root")  # noqa: TRY301 - one way out
+            self._indexer.wait_for_room(self._timeout_s)
             flushed = self._flush(requests)
         except (LogWriteFailed, NotStored, sqlite3.Error) as exc:
             self._failures += 1
             self._known.failed()
-            error = NotStored(f"the group could not be committed: {exc}")
+            error = not_stored(f"the group could not be committed: {exc}", exc)
             for request in requests:
                 request.promise.fail(error)
             return

@@ -17,7 +17,7 @@ from anomalyd.storage import index
 from anomalyd.storage.crash import crash_point
 from anomalyd.storage.engine import Store
 from anomalyd.storage.index import IndexEntry
-from anomalyd.storage.received import NotStored, Verdict
+from anomalyd.storage.received import NeedsRestart, NotStored, Verdict, not_stored
 from anomalyd.storage.records import Place
 
 GROUPS_AT_ONCE: Final = 128
@@ -28,7 +28,6 @@ _LINGER_S: Final = 0.05
 images: one every 10 ms held the interpreter's lock half of the time."""
 _RETRY_S: Final = 1.0
 _LOOK_S: Final = 0.25
-_FAILURES_UNTIL_NOT_READY: Final = 2
 
 
 class Promise:
@@ -54,9 +53,9 @@ class Promise:
         self._done.release()
 
     def wait(self, timeout_s: float) -> Verdict:
-        """Until it is kept; raises NotStored."""
+        """Until it is kept; raises NotStored, after the time-out NeedsRestart."""
         if not self._done.acquire(timeout=timeout_s):
-            raise NotStored(f"not committed within {timeout_s:g} s: look at the disk below storage.root")
+            raise NeedsRestart(f"not committed within {timeout_s:g} s: look at the disk below storage.root")
         if self.error is not None:
             raise self.error
         return self.verdict
@@ -87,7 +86,7 @@ class Indexer:
         self._progress = threading.Event()
         self._closing = threading.Event()
         self._hurry = threading.Event()
-        self._failures = 0
+        self._refusal: NotStored | None = None
 
     def start(self) -> None:
         """Starts the thread."""
@@ -110,18 +109,22 @@ class Indexer:
 
     @property
     def is_ready(self) -> bool:
-        """False while the database refuses."""
-        return self._failures < _FAILURES_UNTIL_NOT_READY and self._thread.is_alive()
+        """False from the first transaction that the database refused until one succeeds."""
+        return self._refusal is None and self._thread.is_alive()
 
-    def wait_for_room(self, timeout_s: float) -> bool:
-        """False when the rows lag behind by LAG_LIMIT groups and stay so, or the database is known to refuse."""
+    def wait_for_room(self, timeout_s: float) -> None:
+        """Until the rows lag behind by less than LAG_LIMIT groups.
+
+        Raises NotStored as soon as the database is known to refuse, NeedsRestart when they stay behind so long.
+        """
         deadline = time.monotonic() + timeout_s
         while self._submitted - self.indexed >= LAG_LIMIT:
-            if not self.is_ready or time.monotonic() > deadline:
-                return False
+            if self._refusal is not None:
+                raise self._refusal
+            if time.monotonic() > deadline or not self._thread.is_alive():
+                raise NeedsRestart("the index lags behind: look at the database below storage.root")
             self._progress.wait(_LOOK_S)
             self._progress.clear()
-        return True
 
     # The thread
 
@@ -166,9 +169,9 @@ class Indexer:
                 with self._store.write() as connection:
                     index.apply(self._store, connection, entries, groups[-1].end)
             except DBAPIError as exc:
-                self._failures += 1
-                error = NotStored(f"the index cannot be written: {type(exc.orig).__name__}: {exc.orig}")
-                _fail(groups, error)
+                why = f"the index cannot be written: {type(exc.orig).__name__}: {exc.orig}"
+                self._refusal = not_stored(why, exc)
+                _fail(groups, self._refusal)
                 if is_last_try:
                     return False
                 self._closing.wait(_RETRY_S)
@@ -178,7 +181,7 @@ class Indexer:
             else:
                 break
         crash_point("gateway.committed")
-        self._failures = 0
+        self._refusal = None
         self.indexed = groups[-1].number
         self._progress.set()
         for group in groups:

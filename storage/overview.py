@@ -8,6 +8,8 @@ from sqlalchemy import Connection, func, select, text
 
 from anomalyd.storage import tables as t
 from anomalyd.storage.engine import Store
+from anomalyd.storage.index import position
+from anomalyd.storage.segments import SegmentLog
 from anomalyd.storage.series import SeriesRow
 from anomalyd.storage.tables import DeliveryState, JobState, SeriesState
 
@@ -51,6 +53,15 @@ class Source:
     address: str
     images: int
     last_at: datetime
+
+
+def bytes_without_rows(store: Store) -> int:
+    """Bytes of the segment log that the index does not know yet; 0 but for a moment while the database takes rows."""
+    with store.read() as connection:
+        known = position(connection)
+    log = SegmentLog(store.root)
+    sizes = {number: log.size(number) for number in log.segments() if number >= known.segment}
+    return max(0, sum(sizes.values()) - (known.offset if known.segment in sizes else 0))
 
 
 def turned_away(store: Store) -> Mapping[str, int]:

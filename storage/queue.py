@@ -189,7 +189,10 @@ def release(store: Store, lease: Lease, why: str, *, again_in: timedelta = timed
     now = store.clock()
     with store.write() as connection:
         current = job_by_id(connection, lease.job.id)
-        back = {"state": JobState.QUEUED, "attempts": max(0, current.attempts - 1), "not_before": now + again_in}
+        attempts = max(0, current.attempts - 1)
+        back: dict[str, Any] = {"state": JobState.QUEUED, "attempts": attempts, "not_before": now + again_in}
+        if again_in:
+            back["reason"] = why  # it waits for something: `status` tells what
         try:
             free = _end_lease(connection, lease, back)
         except LeaseLost:

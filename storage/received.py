@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from anomalyd.errors import Refused, Transient
+from anomalyd.errors import AnomalydError, Refused, Transient
 from anomalyd.ids import Digest
 from anomalyd.storage.peek import Peeked
 from anomalyd.storage.records import Buffer, Spilled
+from anomalyd.storage.trouble import trouble_of
 
 
 class Verdict(StrEnum):
@@ -52,6 +53,17 @@ class ReceivedInstance:
 
 class NotStored(Transient):
     """The instance is not durable: the sender must keep it and send it again."""
+
+
+class NeedsRestart(NotStored):
+    """The same, and no later try of this process mends it: nothing answers, or the database is damaged."""
+
+
+def not_stored(text: str, why: Exception) -> NotStored:
+    """NotStored where a later try of this process may succeed, NeedsRestart where not. why: ours, or SQLite's."""
+    trouble = why if isinstance(why, AnomalydError) else trouble_of(why)
+    can_try_again = isinstance(trouble, Transient) and not isinstance(trouble, NeedsRestart)
+    return NotStored(text) if can_try_again else NeedsRestart(text)
 
 
 class DiskFloorReached(NotStored, Refused):

@@ -1,5 +1,6 @@
 """What systemd would hear of a role (sd_notify(3))."""
 
+import select
 import socket
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +31,10 @@ class NotifyListener:
         while (message := self._socket.recv(4096).decode()) in ignored:
             pass
         return message
+
+    def has_more(self) -> bool:
+        """Whether something has come that was not taken."""
+        return bool(select.select([self._socket], [], [], 0)[0])
 
     def forget(self) -> None:
         """What has come and was not taken."""

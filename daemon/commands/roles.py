@@ -13,6 +13,7 @@ import typer
 
 from anomalyd.daemon.commands.options import ConfigOption
 from anomalyd.daemon.logs import configure_logging
+from anomalyd.daemon.notify import STORE_REFUSES, sd_notify
 from anomalyd.daemon.settings import Settings, load_settings
 from anomalyd.errors import AnomalydError
 
@@ -78,17 +79,19 @@ def _run(run: RunRole, settings: Settings) -> None:
     """One role until SIGTERM or SIGINT; an error it does not handle is logged with its place and ends it with 70."""
     try:
         code = run(settings, _stop_on_signal())
-    except AnomalydError as exc:
-        log.exception("role.ended", reason=str(exc))
-        raise
     except Exception as exc:
-        from anomalyd.storage.trouble import trouble_of
+        from anomalyd.storage.trouble import StoreRefuses, trouble_of
 
-        if (trouble := trouble_of(exc)) is not None:
+        trouble = exc if isinstance(exc, AnomalydError) else trouble_of(exc)
+        if trouble is None:
+            log.exception("role.crashed")
+            raise typer.Exit(EXIT_INTERNAL) from exc
+        if isinstance(trouble, StoreRefuses):
+            sd_notify(STORE_REFUSES)
+            log.error("store.refuses", reason=str(trouble))  # noqa: TRY400 - foreseen, in words
+        else:
             log.exception("role.ended", reason=str(trouble))
-            raise trouble from exc
-        log.exception("role.crashed")
-        code = EXIT_INTERNAL
+        raise trouble from exc
     raise typer.Exit(code)
 
 

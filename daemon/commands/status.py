@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 CONNECT_S = 2.0
+NEARLY_FULL = 32 * 1024 * 1024
+"""What a few images at once may need, and the database for its rows: with less there is trouble whatever the floor."""
 _SERIES_WORDS = {"closed": "to be judged", "ineligible": "not chosen", "queued": "chosen for analysis"}
 """States of a series as it stands when its jobs are done, too."""
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - what listens there answers on loopback
@@ -75,17 +77,26 @@ def _wrong(seen: "Overview", roles: dict[str, bool], settings: Settings) -> Iter
     for role in (role for role, answers in roles.items() if not answers):
         start = f"start it (systemctl start anomalyd-{role}, or anomalyd serve) and read its log"
         yield _Trouble("DOWN", "bold red", f"{role} does not answer", "", start)
-    free, floor = seen.free_bytes, settings.storage.disk_floor
-    if free < floor:
-        what = (
-            f"{size(free)} free under {settings.storage.root}, less than {size(floor)}: new associations are rejected"
-        )
-        yield _Trouble("DISK", "bold red", what, "", "make room, or lower storage.disk_floor")
+    yield from _disk(seen, settings)
     yield from _alarms(seen)
     yield from _failures(seen)
+    for job in (job for job in seen.queued if job.reason):
+        what = f"job {job.id} is back in the queue: {job.reason}"
+        yield _Trouble("RETRY", "yellow", what, "", f"tried again at {local(job.not_before)}")
     for group in seen.retrying:
         since = f"{local(group.since)}, {group.attempts} tries"
         yield _Trouble("RETRY", "yellow", _results(group), since, f"tried again at {local(group.next_at)}")
+
+
+def _disk(seen: "Overview", settings: Settings) -> Iterator[_Trouble]:
+    root, free, floor = settings.storage.root, seen.free_bytes, settings.storage.disk_floor
+    waiting = f"; {size(seen.bytes_without_rows)} of the log wait for their rows" if seen.bytes_without_rows else ""
+    if free < floor:
+        what = f"{size(free)} free under {root}, less than {size(floor)}: new associations are rejected{waiting}"
+        yield _Trouble("DISK", "bold red", what, "", "make room, or lower storage.disk_floor")
+    elif free < NEARLY_FULL:
+        what = f"{size(free)} free under {root}, less than {size(NEARLY_FULL)}: what finds no room is refused{waiting}"
+        yield _Trouble("DISK", "bold red", what, "", "make room; senders send again, and all goes on by itself")
 
 
 def _alarms(seen: "Overview") -> Iterator[_Trouble]:
@@ -145,6 +156,8 @@ def _moving(out: "Console", seen: "Overview", settings: Settings) -> None:
         out.print(
             f"Source     {source.calling_ae or '?'} at {source.address or '?'}: {source.images} images, last {ago} ago"
         )
+    if seen.bytes_without_rows:
+        out.print(f"Log        {size(seen.bytes_without_rows)} wait for their rows in the database")
     out.print(f"Disk       {size(seen.free_bytes)} free under {settings.storage.root}")
 
 
@@ -172,6 +185,7 @@ def _facts(seen: "Overview", roles: dict[str, bool], settings: Settings) -> dict
         "sources": seen.sources,
         "pending_erasure": seen.pending_erasure,
         "free_bytes": seen.free_bytes,
+        "bytes_without_rows": seen.bytes_without_rows,
         "disk_floor": settings.storage.disk_floor,
     }
 

@@ -13,6 +13,7 @@ from anomalyd.daemon.commitment_messages import Report, Request
 from anomalyd.daemon.dispatcher.committing import Refusal, Waiting, ask
 from anomalyd.daemon.dispatcher.delivery import STOP_GRACE_S
 from anomalyd.daemon.dispatcher.querying import Asker, NotAnswered, asking
+from anomalyd.daemon.dispatcher.refusals import PAUSE_S, tell_refusal
 from anomalyd.daemon.scu import Watched
 from anomalyd.daemon.settings import DaemonSettings, Destination
 from anomalyd.storage import confirmations
@@ -67,8 +68,11 @@ class Confirmer:
             self._kicked.clear()
             try:
                 self._look()
-            except Exception:  # a confirmer that died would be silence: all stays as it is, the next kick tries again
-                log.exception("confirmation.crashed", destination=self._to.name)
+            except Exception as exc:  # a confirmer that died would be silence: all stays, the next kick tries again
+                if tell_refusal(exc, confirmer=self._to.name):
+                    self._stop.wait(PAUSE_S)
+                else:
+                    log.exception("confirmation.crashed", destination=self._to.name)
 
     def _look(self) -> None:
         """Acts on reports, then asks about all that may be asked about."""

@@ -19,6 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from anomalyd.daemon.dispatcher import sources
 from anomalyd.daemon.dispatcher.delivery import STOP_GRACE_S, Outcome, Parcel, Verdict, send
+from anomalyd.daemon.dispatcher.refusals import PAUSE_S, tell_refusal
 from anomalyd.daemon.scu import Watched
 from anomalyd.daemon.settings import DaemonSettings, Destination
 from anomalyd.storage import deliveries
@@ -86,10 +87,11 @@ class Courier:
             try:
                 while not self._stop.is_set() and self._send_batch():
                     pass
-            except (
-                Exception
-            ):  # a courier that died would be silence: the deliveries stay due, the next kick tries again
-                log.exception("delivery.crashed", destination=self._to.name)
+            except Exception as exc:  # a courier that died would be silence: all stays due, the next kick tries again
+                if tell_refusal(exc, courier=self._to.name):
+                    self._stop.wait(PAUSE_S)
+                else:
+                    log.exception("delivery.crashed", destination=self._to.name)
 
     def _send_batch(self) -> bool:
         """True when something was due."""

@@ -14,6 +14,8 @@ from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from anomalyd.daemon.dispatcher.refusals import PAUSE_S, tell_refusal
+
 MIN_THREADS = 4
 OVERDUE_FACTOR, OVERDUE_SLACK_S = 1.5, 2.0
 """A sweep that did not run for so long (monotonic) is started: APScheduler's wall clock was set back."""
@@ -47,6 +49,7 @@ class Timers:
     def __init__(self, sweeps: Sequence[Sweep], on_error: OnError) -> None:
         self._running = {sweep.name: _Running(sweep) for sweep in sweeps}
         self._on_error = on_error
+        self._stopping = threading.Event()
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
             executors={"default": ThreadPoolExecutor(max(MIN_THREADS, len(sweeps)))},
@@ -69,6 +72,7 @@ class Timers:
 
     def stop(self) -> None:
         """Returns when no sweep runs any more."""
+        self._stopping.set()
         self._scheduler.shutdown(wait=True)
 
     def kick(self, *names: str) -> None:
@@ -102,6 +106,10 @@ class Timers:
         running.busy_since = time.monotonic()
         try:
             running.sweep.run()
+        except Exception as exc:
+            if not tell_refusal(exc, sweep=running.sweep.name):
+                raise
+            self._stopping.wait(PAUSE_S)
         finally:
             running.last_end, running.busy_since = time.monotonic(), None
             if running.wanted_again.is_set() and self._scheduler.running:

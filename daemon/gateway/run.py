@@ -28,7 +28,7 @@ from anomalyd.daemon.settings import DaemonSettings, Settings
 from anomalyd.daemon.tls_settings import PeerTls, TlsListener
 from anomalyd.storage.engine import Store, open_store
 from anomalyd.storage.inbox import Acknowledge, Inbox
-from anomalyd.storage.received import NotStored
+from anomalyd.storage.received import NeedsRestart, NotStored
 
 log = structlog.get_logger()
 
@@ -109,21 +109,22 @@ def _watch(
     echoes: Callable[[], bool],
     stop: threading.Event,
 ) -> None:
-    """Until stop: feeds the watchdog only while an echo comes back and a commit works (DESIGN 11)."""
+    """Until stop: feeds the watchdog only while an echo comes back and the store answers (DESIGN 11)."""
     interval = min(notify.watchdog_interval_s() or _CHECK_S, _CHECK_S)
     while not stop.wait(interval):
-        if _commits(door.inbox) and echoes():
+        if _answers(door.inbox) and echoes():
             life.alive()
         door.settle()
         certificates.look()
 
 
-def _commits(inbox: Inbox) -> bool:
+def _answers(inbox: Inbox) -> bool:
+    """Whether a commit works, or is refused by disk or database: a new process could not do more, and would be away."""
     try:
         inbox.probe()
     except NotStored as exc:
         log.error("inbox.not_ready", reason=str(exc))  # noqa: TRY400 - foreseen, in words
-        return False
+        return not isinstance(exc, NeedsRestart)
     return True
 
 

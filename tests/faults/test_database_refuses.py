@@ -10,6 +10,7 @@ import pytest
 
 from anomalyd.storage.verify import verify
 from images import image, uid_of
+from notify_listener import NotifyListener
 from raw_scu import RawAssociation, Rejected
 from running import RunningDaemon
 from waiting import wait_until
@@ -92,6 +93,41 @@ def test_a_database_that_is_held_for_long_shuts_the_door_and_opens_it_when_it_is
     store.close()
     assert verdict.is_whole, verdict.problems
     assert verdict.images >= acknowledged
+
+
+def test_a_gateway_whose_database_is_held_by_another_is_alive_and_refuses_from_the_first_transaction_on(
+    daemon: RunningDaemon, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with NotifyListener(tmp_path_factory.getbasetemp() / "held") as listener:
+        daemon.start("gateway", environment=listener.environment)
+        assert listener.next_but() == "READY=1"
+        with held(database_of(daemon), "IMMEDIATE"):
+            wait_until(lambda: "inbox.not_ready" in daemon.log_text("gateway"), limit_s=LIMIT_S, what="a refusal")
+            assert daemon.log_text("gateway").count("inbox.not_ready") == 1
+            assert answer(daemon, 1) != SUCCESS
+            listener.forget()
+            assert listener.next_but() == "WATCHDOG=1", "its probe is answered, in words"
+        wait_until(lambda: answer(daemon, 2) == SUCCESS, limit_s=LIMIT_S, what="the door is open again")
+
+
+def test_a_gateway_whose_database_is_damaged_gives_no_sign_of_life(
+    daemon: RunningDaemon, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """So that it is started anew, and then says what is wrong (78)."""
+    with NotifyListener(tmp_path_factory.getbasetemp() / "damaged") as listener:
+        daemon.start("gateway", environment=listener.environment)
+        assert listener.next_but() == "READY=1"
+        assert answer(daemon, 1) == SUCCESS
+        overwritten(database_of(daemon), begin=PAGE)
+        wait_until(lambda: "malformed" in daemon.log_text("gateway"), limit_s=LIMIT_S, what="a refusal")
+        listener.forget()
+        told = daemon.log_text("gateway").count("inbox.not_ready")
+        wait_until(
+            lambda: daemon.log_text("gateway").count("inbox.not_ready") > told + 1, limit_s=LIMIT_S, what="two more"
+        )
+        daemon.kill("gateway")
+        assert not listener.has_more()
+    assert daemon.command("gateway").returncode == 78
 
 
 @pytest.mark.parametrize("role", ["gateway", "dispatcher", "worker"])

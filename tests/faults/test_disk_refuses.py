@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from anomalyd.daemon.notify import STORE_REFUSES
 from anomalyd.pipeline.bundle import bundle_identity
 from anomalyd.storage import deliveries, queue
 from anomalyd.storage.tables import DeliveryState, JobState
@@ -21,9 +22,10 @@ from anomalyd.storage.verify import verify
 from conftest import RequirePeer
 from failing_disk import FULL, READ_ONLY, FailingDisk, Kind
 from images import image, uid_of
+from notify_listener import NotifyListener
 from power_cut import built_library
 from raw_scu import RawAssociation, Rejected, store_message
-from rows import add_job
+from rows import add_finished_job, add_job
 from running import ReceivingPacs, RunningDaemon
 from tiny_bundle import tiny_bundle
 from waiting import wait_until
@@ -246,6 +248,51 @@ def test_an_analysis_whose_results_cannot_be_written_is_done_when_there_is_room(
     work.store.close()
 
 
+@pytest.mark.parametrize("why", ERRORS)
+def test_a_gateway_whose_disk_refuses_is_alive(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, library: Path, why: str
+) -> None:
+    """Its probe is answered: who killed it would give its senders "connection refused" in place of 2/3/1."""
+    disk = FailingDisk(tmp_path / "rule", tmp_path / "daemon" / "store", library)
+    error, kinds = ERRORS[why]
+    with RunningDaemon(tmp_path / "daemon", roles=(), environment=disk.environment) as daemon, NotifyListener(
+        tmp_path_factory.getbasetemp() / f"disk-{why}"
+    ) as listener:  # fmt: skip
+        daemon.start("gateway", environment=listener.environment)
+        assert listener.next_but() == "READY=1"
+        disk.refuse(error, "", kinds)
+        wait_until(lambda: "inbox.not_ready" in daemon.log_text("gateway"), limit_s=LIMIT_S, what="a refusal")
+        listener.forget()
+        assert listener.next_but() == "WATCHDOG=1"
+        assert Door(daemon).takes() != SUCCESS
+        disk.heal()
+        Door(daemon).wait_until_open()
+
+
+def test_a_dispatcher_whose_database_cannot_grow_says_so_in_lines_and_sends_when_it_can(
+    stage: tuple[RunningDaemon, FailingDisk],
+) -> None:
+    daemon, disk = stage
+    daemon.start("dispatcher")
+    wait_until(lambda: "role.ready" in daemon.log_text("dispatcher"), limit_s=LIMIT_S, what="it is at work")
+    store = daemon.open_store()
+    made = add_finished_job(store)
+    disk.refuse(errno.ENOSPC, "anomalyd.db", FULL)
+    wait_until(lambda: '"courier":' in _refusals(daemon), limit_s=LIMIT_S, what="the courier tells")
+    assert "Traceback" not in daemon.log_text("dispatcher")
+    assert "crashed" not in daemon.log_text("dispatcher")
+    disk.heal()
+    wait_until(
+        lambda: {row.state for row in deliveries.deliveries(store)} == {DeliveryState.CONFIRMED},
+        limit_s=LIMIT_S, what=f"{len(made.uids)} results are sent",
+    )  # fmt: skip
+    store.close()
+
+
+def _refusals(daemon: RunningDaemon) -> str:
+    return "\n".join(line for line in daemon.log_text("dispatcher").splitlines() if "store.refuses" in line)
+
+
 def test_a_log_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
     """/dev/full: each write of a line fails with ENOSPC."""
     with RunningDaemon(tmp_path / "daemon", roles=()) as daemon:
@@ -262,16 +309,19 @@ def test_a_log_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("why", ["full", "read-only"])
 def test_a_start_on_such_a_disk_ends_with_a_code_after_which_it_is_started_again(
-    tmp_path: Path, library: Path, why: str
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, library: Path, why: str
 ) -> None:
     disk = FailingDisk(tmp_path / "rule", tmp_path / "daemon" / "store", library)
-    with RunningDaemon(tmp_path / "daemon", roles=(), environment=disk.environment) as daemon:
+    with NotifyListener(tmp_path_factory.getbasetemp() / f"start-{why}") as listener, RunningDaemon(
+        tmp_path / "daemon", roles=(), environment={**disk.environment, **listener.environment}
+    ) as daemon:  # fmt: skip
         error, kinds = ERRORS[why]
         disk.refuse(error, "", kinds)
         ended = daemon.command("gateway")
         assert ended.returncode == 1, "78 would be an error of the configuration, and for ever"
         assert "storage.root" in ended.stderr
-        assert "Traceback" not in ended.stderr
+        assert "Traceback" not in ended.stderr + ended.stdout
+        assert listener.next_but() == STORE_REFUSES, "so that the next start is soon"
         disk.heal()
         daemon.start("gateway")
         assert Door(daemon).takes() == SUCCESS
@@ -303,6 +353,9 @@ def test_a_real_disk_without_room_for_log_and_database_goes_on_when_there_is_som
         wait_until(lambda: door.takes(300_000) == NO_SPACE, limit_s=LIMIT_S, what="the disk is full")
         full = [door.takes(300_000) for _ in range(5)]
         assert SUCCESS not in full
+        told = daemon.command("status").stdout
+        assert "DISK  " in told
+        assert "make room" in told
         ballast.unlink()
         door.wait_until_open()
         assert daemon.children["gateway"].poll() is None

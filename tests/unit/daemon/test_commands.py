@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from anomalyd.daemon import cli
+from anomalyd.daemon.worker.publish import STORE_RETRY
 from anomalyd.storage import deliveries, queue
 from anomalyd.storage.audit import AuditEvent, AuditKind, record, verify
 from anomalyd.storage.deliveries import BackOff
@@ -100,6 +101,23 @@ def test_an_acknowledged_alarm_leaves_the_status_and_the_failure_stays(stepped: 
     assert "ALARM" not in out
     assert "GAVE_UP  2 results of job 1 to pacs" in out
     assert run("acknowledge", str(number))[0] == 1
+
+
+def test_status_tells_jobs_that_a_full_disk_gave_back(stepped: SteppedStore, run: Run) -> None:
+    job_id = stepped.queued().id
+    lease = queue.lease(stepped.store, "w", 60)
+    assert lease is not None
+    assert queue.release(stepped.store, lease, "No space left on device (in stage publish)", again_in=STORE_RETRY)
+    out = run("status")[1]
+    assert f"RETRY  job {job_id} is back in the queue: No space left on device" in out
+
+
+def test_status_tells_no_job_that_a_worker_gave_back_at_its_end(stepped: SteppedStore, run: Run) -> None:
+    stepped.queued()
+    lease = queue.lease(stepped.store, "w", 60)
+    assert lease is not None
+    assert queue.release(stepped.store, lease, "the worker was told to stop")
+    assert "RETRY" not in run("status")[1]
 
 
 def test_jobs_can_be_listed_by_state(stepped: SteppedStore, run: Run) -> None:

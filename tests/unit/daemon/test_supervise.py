@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from anomalyd.daemon.notify import STORE_REFUSES
 from anomalyd.daemon.supervise import FOLDER_PREFIX, supervise
 from waiting import wait_until
 
@@ -138,6 +139,18 @@ def test_a_start_removes_the_folder_that_a_killed_supervisor_left_and_no_other(t
     assert (elsewhere / "file").exists()
     kill(second)
     kill(third)
+
+
+def test_a_child_that_a_full_disk_refused_is_started_again_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anomalyd.daemon.supervise.BACK_OFF_FIRST_S", 600.0)
+    monkeypatch.setattr("anomalyd.daemon.supervise.REFUSED_CAP_S", 0.01)
+    refused = READY.replace("READY=1", STORE_REFUSES).replace("signal.pause()", "sys.exit(1)")
+    served = Served(tmp_path, {"gateway": refused, "worker": refused.replace(STORE_REFUSES, "STATUS=failed")})
+    served.wait_for_starts("gateway", 4)
+    assert len(served.pids("worker")) == 1, "another reason waits as before"
+    assert served.end() == 0
 
 
 def test_no_child_outlives_a_supervisor_that_was_killed(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from anomalyd.storage.alarms import open_alarms
 from anomalyd.storage.audit import AuditEvent, AuditKind
 from anomalyd.storage.engine import Store, open_store
 from anomalyd.storage.inbox import Acknowledge, Inbox
+from anomalyd.storage.overview import bytes_without_rows
 from anomalyd.storage.peek import peek
 from anomalyd.storage.received import DiskFloorReached, NotStored, ReceivedInstance, Sender, Verdict
 from anomalyd.storage.replay import Replayed
@@ -234,6 +235,7 @@ def test_an_index_that_cannot_be_written_is_told(open_inbox: OpenInbox, tmp_path
         connection.exec_driver_sql("ALTER TABLE series RENAME TO hidden")
     with pytest.raises(NotStored):
         inbox.accept(received(data_set(2)))
+    assert not inbox.is_ready, "from the first refusal on"
     with store.write() as connection:
         connection.exec_driver_sql("ALTER TABLE hidden RENAME TO series")
     inbox.probe()
@@ -392,6 +394,19 @@ def test_after_flush_a_busy_database_delays_no_sender(open_inbox: OpenInbox, sto
             assert inbox.accept(received(data_set(number))) is Verdict.DUPLICATE
     inbox.probe()
     assert len(instances_of(store, "1.2.3", "1.2.3.1")) == 8  # type: ignore[arg-type]  # UIDs in plain text
+
+
+def test_images_without_rows_are_counted_in_bytes(open_inbox: OpenInbox, store: Store) -> None:
+    inbox = open_inbox(acknowledge=Acknowledge.AFTER_FLUSH, segment_bytes=1500)
+    inbox.accept(received(data_set(1)))
+    inbox.probe()
+    assert bytes_without_rows(store) == 0
+    with store.write():  # another writer, at work
+        for number in (2, 3, 4):  # in segments of their own
+            inbox.accept(received(data_set(number, content=bytes(1000))))
+        assert 3000 < bytes_without_rows(store) < 6000
+    inbox.probe()
+    assert bytes_without_rows(store) == 0
 
 
 def test_closing_commits_what_waits(open_inbox: OpenInbox, store: Store) -> None:

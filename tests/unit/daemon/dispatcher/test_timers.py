@@ -1,9 +1,13 @@
 """Sweeps run by clock, at once when kicked, never twice at a time, and survive their own errors and clock steps."""
 
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
+
+import pytest
+from structlog.testing import capture_logs
 
 from anomalyd.daemon.dispatcher import timers as module
 from anomalyd.daemon.dispatcher.timers import Sweep, Timers
@@ -47,6 +51,28 @@ def test_a_kick_runs_it_at_once(wait_until: WaitUntil) -> None:
         wait_until(lambda: count.runs == 1, 5)
         running.kick("closing")
         wait_until(lambda: count.runs == 2, 5)
+
+
+def test_a_sweep_that_a_full_database_refuses_is_told_and_pauses_however_often_it_is_kicked(
+    wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PAUSE_S", NEVER_S)
+    count = Counter()
+    errors: list[str] = []
+
+    def refused() -> None:
+        count()
+        with closing(sqlite3.connect(":memory:")) as database:
+            database.execute("CREATE TABLE t (x)")
+            database.execute("PRAGMA max_page_count = 2")
+            database.execute("INSERT INTO t VALUES (zeroblob(100000))")
+
+    with capture_logs() as logs, started(Sweep("closing", 0.01, refused), errors=errors) as running:
+        wait_until(lambda: bool(logs), 5)
+        running.kick("closing")
+    assert (count.runs, errors) == (1, [])
+    assert [(line["event"], line["sweep"]) for line in logs] == [("store.refuses", "closing")]
+    assert "disk is full" in logs[0]["reason"]
 
 
 def test_a_kick_during_a_run_is_not_lost_and_runs_never_overlap(wait_until: WaitUntil) -> None:
