@@ -42,7 +42,7 @@ def replay(store: Store, writer: SegmentWriter) -> Replayed:
             continue
         records += 1
         end = found.end
-        if found.facts:
+        if found.facts and found.header.kind is not RecordKind.PURGED:  # what was forgotten gets no row again
             entries.append(_entry(writer.log, found))
         if len(entries) == _GROUP:
             _index(store, entries, end)

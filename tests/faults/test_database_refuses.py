@@ -160,6 +160,41 @@ def test_a_damaged_database_is_refused_in_words(daemon: RunningDaemon, tmp_path:
     assert answer(daemon, 2) == SUCCESS
 
 
+def test_without_a_backup_a_new_index_is_made_of_the_log(daemon: RunningDaemon, tmp_path: Path) -> None:
+    """The commands of docs/operations.md; what was purged does not come back."""
+    daemon.start("gateway")
+    assert [answer(daemon, number) for number in (1, 2, 3)] == [SUCCESS] * 3
+    daemon.stop()  # their rows stand
+    study = series_uids(daemon)
+    assert len(study) == 1
+    overwritten(database_of(daemon), begin=PAGE)
+    kept = tmp_path / "damaged"
+    kept.mkdir()
+    for path in daemon.store_root.glob("anomalyd.db*"):
+        path.rename(kept / path.name)
+    daemon.start("gateway")
+    assert answer(daemon, 1) == SUCCESS, "known again: a duplicate"
+    assert series_uids(daemon) == study
+    purged = daemon.command("purge", "--study", study[0][0], "--yes")
+    assert purged.returncode == 0, purged.stderr
+    daemon.stop()
+    assert daemon.command("audit", "accept-head", "--why", "made anew").returncode == 0
+    assert daemon.command("audit", "verify").returncode == 0
+    assert daemon.command("verify").returncode == 0
+    for path in daemon.store_root.glob("anomalyd.db*"):
+        path.rename(kept / f"second-{path.name}")
+    daemon.start("gateway")
+    assert series_uids(daemon) == []
+
+
+def series_uids(daemon: RunningDaemon) -> list[tuple[str, int]]:
+    """Study UID and number of images of each series."""
+    with sqlite3.connect(database_of(daemon)) as database:
+        rows = database.execute("SELECT study_uid, arrivals FROM series").fetchall()
+    database.close()
+    return rows
+
+
 def test_a_database_that_is_damaged_at_work_gets_no_acknowledgement_beyond_what_the_log_holds(
     daemon: RunningDaemon,
 ) -> None:
