@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 CONNECT_S = 2.0
-NEARLY_FULL = 32 * 1024 * 1024
+NEARLY_FULL = 32_000_000
 """What a few images at once may need, and the database for its rows: with less there is trouble whatever the floor."""
 _SERIES_WORDS = {"closed": "to be judged", "ineligible": "not chosen", "queued": "chosen for analysis"}
 """States of a series as it stands when its jobs are done, too."""
