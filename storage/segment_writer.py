@@ -122,6 +122,9 @@ class SegmentWriter:
         except OSError as exc:
             failed = self._segment
             self._abandon()  # cut at `_end`: what a failed group left is taken back, if that can be done
+            with suppress(OSError):  # also: there is no such file
+                if self.log.size(failed) == 0:  # else a full disk leaves an empty one at each try
+                    self.log.path(failed).unlink()
             raise LogWriteFailed(failed, exc) from exc
         self._end += size
         crash_point("gateway.flushed")

@@ -1,5 +1,6 @@
 """The segment log: what was appended is read back byte for byte, and what a crash tears is cut off."""
 
+import errno
 import hashlib
 import os
 import threading
@@ -315,6 +316,26 @@ def test_after_a_failed_write_the_segment_is_never_written_again(
         with pytest.raises(LogWriteFailed, match="segment 1: No space left"):
             writer.append([instance(b"second")])
     assert writer.append([instance(b"third")])[0].segment == 2
+
+
+def test_a_disk_that_stays_full_leaves_no_empty_segment_at_each_try(
+    writer: SegmentWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (first,) = writer.append([instance(b"before")])
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwritev", no_space)
+        for _ in range(5):
+            with pytest.raises(LogWriteFailed):
+                writer.append([instance(b"while it is full")])
+    assert writer.log.segments() == (first.segment,)
+    (later,) = writer.append([instance(b"after")])
+    writer.close()
+    reopened, found = opened(tmp_path)
+    assert [record.place for record in found if isinstance(record, Record)] == [first, later]
+    reopened.close()
 
 
 def test_a_second_gateway_waits_for_the_log(writer: SegmentWriter, tmp_path: Path) -> None:
