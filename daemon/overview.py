@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 from anomalyd.daemon.wake import Role, waiters
 from anomalyd.storage.alarms import AlarmRow, open_alarms
@@ -11,17 +12,23 @@ from anomalyd.storage.erasing import pending_images
 from anomalyd.storage.jobs import Job, jobs
 from anomalyd.storage.overview import (
     DeliveryGroup,
+    Refusals,
     Source,
     bytes_without_rows,
     counts,
     delivery_groups,
     newest_in,
     sources,
+    turned_away_since,
 )
 from anomalyd.storage.series import SeriesRow, receiving_series
 from anomalyd.storage.tables import DeliveryState, JobState, SeriesState
 
 __all__ = ["DeliveryGroup", "Overview", "Source", "overview"]
+
+
+LOOK_BACK: Final = timedelta(hours=1)
+"""How long a sender that was turned away is told of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,8 @@ class Overview:
     free_bytes: int
     bytes_without_rows: int
     """Of the log: what the index does not know yet."""
+    turned_away: Refusals | None
+    """In the last hour."""
     pending_erasure: int
     """Images that a purge has forgotten, their bytes not yet overwritten by the gateway."""
     roles: Mapping[str, bool]
@@ -80,6 +89,7 @@ def overview(store: Store, *, recent: int = 5) -> Overview:
         sources=sources(store),
         free_bytes=store.free_bytes(),
         bytes_without_rows=bytes_without_rows(store),
+        turned_away=turned_away_since(store, store.clock() - LOOK_BACK),
         pending_erasure=pending_images(store),
         roles={role.value: waiters(store.root, role) > 0 for role in Role},
     )

@@ -7,6 +7,7 @@ from datetime import datetime
 from sqlalchemy import Connection, func, select, text
 
 from anomalyd.storage import tables as t
+from anomalyd.storage.clock import from_text, to_text
 from anomalyd.storage.engine import Store
 from anomalyd.storage.index import position
 from anomalyd.storage.segments import SegmentLog
@@ -55,6 +56,17 @@ class Source:
     last_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Refusals:
+    """Connections and associations that were not let in, and the newest row that tells of one."""
+
+    times: int
+    at: datetime
+    calling_ae: str | None
+    address: str | None
+    reason: str
+
+
 def bytes_without_rows(store: Store) -> int:
     """Bytes of the segment log that the index does not know yet; 0 but for a moment while the database takes rows."""
     with store.read() as connection:
@@ -64,12 +76,25 @@ def bytes_without_rows(store: Store) -> int:
     return max(0, sum(sizes.values()) - (known.offset if known.segment in sizes else 0))
 
 
+_TIMES = func.sum(func.coalesce(func.json_extract(t.Audit.detail, "$.times"), 1))  # a row may stand for many
+
+
 def turned_away(store: Store) -> Mapping[str, int]:
     """How often a peer was not let in, by kind of the audit row; since the store was made."""
-    times = func.sum(func.coalesce(func.json_extract(t.Audit.detail, "$.times"), 1))  # a row may stand for many
-    wanted = select(t.Audit.kind, times.label("peers")).where(text(t.TURNED_AWAY)).group_by(t.Audit.kind)
+    wanted = select(t.Audit.kind, _TIMES.label("peers")).where(text(t.TURNED_AWAY)).group_by(t.Audit.kind)
     with store.read() as connection:
         return {row.kind: row.peers for row in connection.execute(wanted)}
+
+
+def turned_away_since(store: Store, since: datetime) -> Refusals | None:
+    """The same from then on; None where everybody was let in."""
+    late = (text(t.TURNED_AWAY), t.Audit.at >= to_text(since))
+    reason = func.json_extract(t.Audit.detail, "$.text").label("reason")
+    newest = select(t.Audit.at, t.Audit.calling_ae, t.Audit.address, reason).where(*late).order_by(t.Audit.seq.desc())
+    with store.read() as connection:
+        row = connection.execute(newest.limit(1)).first()
+        times = connection.execute(select(_TIMES).where(*late)).scalar()
+    return Refusals(int(times or 0), from_text(row.at), row.calling_ae, row.address, row.reason or "") if row else None
 
 
 def counts(store: Store) -> Counts:

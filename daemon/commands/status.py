@@ -156,6 +156,10 @@ def _moving(out: "Console", seen: "Overview", settings: Settings) -> None:
         out.print(
             f"Source     {source.calling_ae or '?'} at {source.address or '?'}: {source.images} images, last {ago} ago"
         )
+    if away := seen.turned_away:
+        who = f"{away.calling_ae or 'a connection'} from {away.address or 'several addresses'}"
+        out.print(f"Refused    {away.times} connections in the last hour, newest {local(away.at)}, {who}")
+        out.print(f"           because: {away.reason}")
     if seen.bytes_without_rows:
         out.print(f"Log        {size(seen.bytes_without_rows)} wait for their rows in the database")
     out.print(f"Disk       {size(seen.free_bytes)} free under {settings.storage.root}")
@@ -183,6 +187,7 @@ def _facts(seen: "Overview", roles: dict[str, bool], settings: Settings) -> dict
         "jobs": seen.job_counts,
         "deliveries": seen.delivery_counts,
         "sources": seen.sources,
+        "turned_away": seen.turned_away,
         "pending_erasure": seen.pending_erasure,
         "free_bytes": seen.free_bytes,
         "bytes_without_rows": seen.bytes_without_rows,

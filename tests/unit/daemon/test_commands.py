@@ -14,6 +14,7 @@ from anomalyd.daemon import cli
 from anomalyd.daemon.worker.publish import STORE_RETRY
 from anomalyd.storage import deliveries, queue
 from anomalyd.storage.audit import AuditEvent, AuditKind, record, verify
+from anomalyd.storage.clock import utc_now
 from anomalyd.storage.deliveries import BackOff
 from anomalyd.storage.jobs import job
 from anomalyd.storage.refusing import refuse_series
@@ -110,6 +111,21 @@ def test_status_tells_jobs_that_a_full_disk_gave_back(stepped: SteppedStore, run
     assert queue.release(stepped.store, lease, "No space left on device (in stage publish)", again_in=STORE_RETRY)
     out = run("status")[1]
     assert f"RETRY  job {job_id} is back in the queue: No space left on device" in out
+
+
+def test_status_tells_who_was_turned_away_within_the_hour(stepped: SteppedStore, run: Run) -> None:
+    for ago, address, times in ((90, "10.0.0.1", 1), (50, "10.0.0.2", 1), (5, "10.0.0.3", 40)):
+        event = AuditEvent(
+            kind=AuditKind.ASSOCIATION_REJECTED, at=utc_now() - timedelta(minutes=ago), calling_ae="MR1",
+            address=address, detail={"text": "calling AE title is not in accept_from", "times": times},
+        )  # fmt: skip
+        record(stepped.store, event)
+    lines = run("status")[1].splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("Refused"))
+    assert lines[at].startswith("Refused    41 connections in the last hour, newest ")
+    assert lines[at].endswith(", MR1 from 10.0.0.3")
+    assert lines[at + 1].strip() == "because: calling AE title is not in accept_from"
+    assert json.loads(run("status", "--json")[1])["turned_away"]["times"] == 41
 
 
 def test_status_tells_no_job_that_a_worker_gave_back_at_its_end(stepped: SteppedStore, run: Run) -> None:
