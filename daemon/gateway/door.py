@@ -208,27 +208,22 @@ class Door:
 
     def connection_refused(self, address: str, reason: str) -> None:
         """A connection that ends before anybody has asked for an association."""
-        event = AuditEvent(
-            kind=AuditKind.CONNECTION_REFUSED,
-            at=self._store.clock(),
-            outcome=Outcome.MINOR,
-            address=address,
-            detail={"text": reason},
-        )
-        if self._turned_away.tell(event, reason):
+        if self._turned_away.tell(self._refused_connection(address, reason), reason):
             log.warning("connection.refused", reason=reason, address=address)
 
     def no_room(self, address: str | None, reason: str) -> None:
         """A connection that is closed at once, by the thread that takes all of them: it must not wait for a disk."""
-        event = AuditEvent(
+        if self._turned_away.count(self._refused_connection(address, reason), reason):
+            log.warning("connection.refused", reason=reason, address=address)
+
+    def _refused_connection(self, address: str | None, reason: str) -> AuditEvent:
+        return AuditEvent(
             kind=AuditKind.CONNECTION_REFUSED,
             at=self._store.clock(),
             outcome=Outcome.MINOR,
             address=address,
             detail={"text": reason},
         )
-        if self._turned_away.count(event, reason):
-            log.warning("connection.refused", reason=reason, address=address)
 
     def protocol_error(self, visitor: Visitor, what: str) -> None:
         """An association that is about to be aborted for breaking the protocol."""
